@@ -1,0 +1,52 @@
+"""Conditional DETR and DETR: train, evaluate and use detectors; a drop-in for transformers' classes of these names.
+
+Names are imported when first used, so that `cdetr --help` and `import conditional_detr` are instant.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "config": ("ConditionalDetrConfig", "DetrConfig"),
+    "models.detection": (
+        "ConditionalDetrForObjectDetection",
+        "ConditionalDetrModel",
+        "DetrForObjectDetection",
+        "DetrModel",
+    ),
+    "processing.image_processor": (
+        "ConditionalDetrFeatureExtractor",
+        "ConditionalDetrImageProcessor",
+        "ConditionalDetrImageProcessorFast",
+        "DetrFeatureExtractor",
+        "DetrImageProcessor",
+        "DetrImageProcessorFast",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME_OF)
+
+if TYPE_CHECKING:
+    from .config import ConditionalDetrConfig, DetrConfig
+    from .models.detection import (
+        ConditionalDetrForObjectDetection,
+        ConditionalDetrModel,
+        DetrForObjectDetection,
+        DetrModel,
+    )
+    from .processing.image_processor import (
+        ConditionalDetrFeatureExtractor,
+        ConditionalDetrImageProcessor,
+        ConditionalDetrImageProcessorFast,
+        DetrFeatureExtractor,
+        DetrImageProcessor,
+        DetrImageProcessorFast,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
