@@ -1,0 +1,1 @@
+"""Weights in and out: the three dialects, files, the hub."""

@@ -1,0 +1,103 @@
+"""Files that are whole or absent, and weights that are read without executing anything."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a file beside `path`, then put it in place: readers see the old file or the whole new one.
+
+    Raises:
+        OSError: the file could not be written (a full disk, no permission); what stood at `path` is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(beside)
+        with open(beside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # torch and safetensors have their own words for a full disk
+        raise OSError(
+            f"cannot write {path}: {error}. Free some space or choose another folder; nothing was lost"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, lambda beside: beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n"))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: it is not JSON; the message names the file and the place.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """Read a `.pth`, `.pt` or `.bin` file without executing what is in it: tensors, plain values, and the
+    `argparse.Namespace` that the original repositories save.
+
+    Raises:
+        ValueError: it is damaged, or holds anything else.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = str(error).split("\n")[0]
+        raise ValueError(
+            f"{path} was not opened: it holds more than tensors and plain values, and opening it could run code ({refused})"
+        ) from None
+    except (RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is damaged or not a PyTorch file: {str(error).splitlines()[0]}") from None
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors`, `.bin`, `.pt` or `.pth` file.
+
+    Raises:
+        ValueError: the file is damaged or holds no weights.
+    """
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is damaged or not a safetensors file: {error}; download or save it again"
+            ) from None
+    content = read_pickled(path)
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    tensors = (
+        {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, dict)
+        else {}
+    )
+    if not tensors:
+        raise ValueError(f"{path} holds no weights")
+    return tensors

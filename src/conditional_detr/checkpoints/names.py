@@ -1,0 +1,181 @@
+"""One table for three ways to name the same weights, read in every direction.
+
+- A, original: the `.pth` files of Conditional DETR and DETR.
+- B, on disk: what transformers 4 and 5 read and write, and what this package writes.
+- C, in memory: transformers 5's `state_dict()`, and this package's modules.
+
+In a pattern `#` is a layer's number and `*` the rest of the name. `[q]`, `[k]`, `[v]` is a third of the rows of one packed
+matrix or bias. `=` means "as in C".
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Row(NamedTuple):
+    c: str
+    b: str
+    a: str
+
+
+ENCODER = "model.encoder.layers.#."
+DECODER = "model.decoder.layers.#."
+ORIGINAL_ENCODER = "transformer.encoder.layers.#."
+ORIGINAL_DECODER = "transformer.decoder.layers.#."
+
+SHARED = (
+    Row("model.backbone.model.*", "model.backbone.conv_encoder.model.*", "backbone.0.body.*"),
+    Row("model.position_embedding.row_embeddings.weight", "=", "backbone.1.row_embed.weight"),
+    Row("model.position_embedding.column_embeddings.weight", "=", "backbone.1.col_embed.weight"),
+    Row("model.input_projection.*", "=", "input_proj.*"),
+    Row("model.query_position_embeddings.weight", "=", "query_embed.weight"),
+    Row(ENCODER + "self_attn.q_proj.*", "=", ORIGINAL_ENCODER + "self_attn.in_proj_*[q]"),
+    Row(ENCODER + "self_attn.k_proj.*", "=", ORIGINAL_ENCODER + "self_attn.in_proj_*[k]"),
+    Row(ENCODER + "self_attn.v_proj.*", "=", ORIGINAL_ENCODER + "self_attn.in_proj_*[v]"),
+    Row(ENCODER + "self_attn.o_proj.*", ENCODER + "self_attn.out_proj.*", ORIGINAL_ENCODER + "self_attn.out_proj.*"),
+    Row(ENCODER + "self_attn_layer_norm.*", "=", ORIGINAL_ENCODER + "norm1.*"),
+    Row(ENCODER + "mlp.fc1.*", ENCODER + "fc1.*", ORIGINAL_ENCODER + "linear1.*"),
+    Row(ENCODER + "mlp.fc2.*", ENCODER + "fc2.*", ORIGINAL_ENCODER + "linear2.*"),
+    Row(ENCODER + "final_layer_norm.*", "=", ORIGINAL_ENCODER + "norm2.*"),
+    Row(DECODER + "self_attn.o_proj.*", DECODER + "self_attn.out_proj.*", ORIGINAL_DECODER + "self_attn.out_proj.*"),
+    Row(DECODER + "self_attn_layer_norm.*", "=", ORIGINAL_DECODER + "norm1.*"),
+    Row(DECODER + "encoder_attn_layer_norm.*", "=", ORIGINAL_DECODER + "norm2.*"),
+    Row(DECODER + "mlp.fc1.*", DECODER + "fc1.*", ORIGINAL_DECODER + "linear1.*"),
+    Row(DECODER + "mlp.fc2.*", DECODER + "fc2.*", ORIGINAL_DECODER + "linear2.*"),
+    Row(DECODER + "final_layer_norm.*", "=", ORIGINAL_DECODER + "norm3.*"),
+    Row("model.decoder.layernorm.*", "=", "transformer.decoder.norm.*"),
+    Row("class_labels_classifier.*", "=", "class_embed.*"),
+    Row("bbox_predictor.layers.*", "=", "bbox_embed.layers.*"),
+)
+
+DETR = (
+    Row(DECODER + "self_attn.q_proj.*", "=", ORIGINAL_DECODER + "self_attn.in_proj_*[q]"),
+    Row(DECODER + "self_attn.k_proj.*", "=", ORIGINAL_DECODER + "self_attn.in_proj_*[k]"),
+    Row(DECODER + "self_attn.v_proj.*", "=", ORIGINAL_DECODER + "self_attn.in_proj_*[v]"),
+    Row(DECODER + "encoder_attn.q_proj.*", "=", ORIGINAL_DECODER + "multihead_attn.in_proj_*[q]"),
+    Row(DECODER + "encoder_attn.k_proj.*", "=", ORIGINAL_DECODER + "multihead_attn.in_proj_*[k]"),
+    Row(DECODER + "encoder_attn.v_proj.*", "=", ORIGINAL_DECODER + "multihead_attn.in_proj_*[v]"),
+    Row(
+        DECODER + "encoder_attn.o_proj.*",
+        DECODER + "encoder_attn.out_proj.*",
+        ORIGINAL_DECODER + "multihead_attn.out_proj.*",
+    ),
+)
+
+CONDITIONAL = (
+    Row("model.decoder.ref_point_head.layers.*", "=", "transformer.decoder.ref_point_head.layers.*"),
+    Row("model.decoder.query_scale.layers.*", "=", "transformer.decoder.query_scale.layers.*"),
+    *(
+        Row(f"{DECODER}self_attn.{c}_proj.*", f"{DECODER}sa_{ab}_proj.*", f"{ORIGINAL_DECODER}sa_{ab}_proj.*")
+        for c, ab in (
+            ("q_content", "qcontent"),
+            ("q_pos", "qpos"),
+            ("k_content", "kcontent"),
+            ("k_pos", "kpos"),
+            ("v", "v"),
+        )
+    ),
+    *(
+        Row(f"{DECODER}encoder_attn.{c}_proj.*", f"{DECODER}ca_{ab}_proj.*", f"{ORIGINAL_DECODER}ca_{ab}_proj.*")
+        for c, ab in (
+            ("q_content", "qcontent"),
+            ("q_pos", "qpos"),
+            ("k_content", "kcontent"),
+            ("k_pos", "kpos"),
+            ("v", "v"),
+            ("q_pos_sine", "qpos_sine"),
+        )
+    ),
+    Row(
+        DECODER + "encoder_attn.o_proj.*",
+        DECODER + "encoder_attn.out_proj.*",
+        ORIGINAL_DECODER + "cross_attn.out_proj.*",
+    ),
+)
+
+# Read, never written: transformers 4 kept the learned positions inside the backbone.
+OLD_NAMES = (
+    Row(
+        "model.position_embedding.row_embeddings.weight", "model.backbone.position_embedding.row_embeddings.weight", ""
+    ),
+    Row(
+        "model.position_embedding.column_embeddings.weight",
+        "model.backbone.position_embedding.column_embeddings.weight",
+        "",
+    ),
+)
+
+TABLE = {"conditional_detr": SHARED + CONDITIONAL, "detr": SHARED + DETR}
+SLOTS = "qkv"
+
+
+def to_memory(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
+    """Rename the weights of a detector from any dialect to C; names that no row knows stay as they are.
+
+    Args:
+        state: name -> tensor, in dialect A, B or C, or a mixture.
+        model_type: "conditional_detr" or "detr".
+    """
+    renamed: dict[str, Tensor] = {}
+    rows = TABLE[model_type] + OLD_NAMES
+    for name, tensor in state.items():
+        known = False
+        for row in rows:
+            for pattern in (row.a, row.b if row.b != "=" else row.c):
+                matched = _regex(pattern).fullmatch(name) if pattern else None
+                if matched:
+                    known = True
+                    part = tensor.chunk(3)[SLOTS.index(pattern[-2])] if pattern.endswith("]") else tensor
+                    renamed[_fill(row.c, matched.groups())] = part
+        if not known:
+            renamed[name] = tensor
+    return renamed
+
+
+def to_disk(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
+    """Rename the weights of a detector from C to B."""
+    renamed = {}
+    for name, tensor in state.items():
+        for row in TABLE[model_type]:
+            matched = _regex(row.c).fullmatch(name)
+            if matched:
+                name = _fill(row.b if row.b != "=" else row.c, matched.groups())
+                break
+        renamed[name] = tensor
+    return renamed
+
+
+def to_original(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
+    """Rename the weights of a detector from C to A, packing queries, keys and values where the original does."""
+    renamed: dict[str, Tensor] = {}
+    thirds: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        for row in TABLE[model_type]:
+            matched = _regex(row.c).fullmatch(name)
+            if matched:
+                name = _fill(row.a, matched.groups())
+                break
+        if name.endswith("]"):
+            thirds.setdefault(name[:-3], {})[name[-2]] = tensor
+        else:
+            renamed[name] = tensor
+    renamed.update({name: torch.cat([parts[slot] for slot in SLOTS]) for name, parts in thirds.items()})
+    return renamed
+
+
+@cache
+def _regex(pattern: str) -> re.Pattern[str]:
+    pattern = re.sub(r"\[[qkv]\]$", "", pattern)
+    return re.compile(re.escape(pattern).replace(r"\#", r"(\d+)").replace("#", r"(\d+)").replace(r"\*", "(.+)"))
+
+
+def _fill(pattern: str, values: tuple[str, ...]) -> str:
+    for value in values:
+        pattern = re.sub(r"[#*]", lambda _: value, pattern, count=1)  # noqa: B023
+    return pattern

@@ -1,0 +1,93 @@
+"""Hungarian matching of queries to targets, for all decoder layers and images in one go."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ..config import DetectionConfig
+from .boxes import cxcywh_to_xyxy, generalized_iou
+
+
+class Targets(NamedTuple):
+    """All objects of a batch, one after another. T = their number, over all images."""
+
+    classes: Tensor  # (T,) int64, 0…C-1
+    boxes: Tensor  # (T, 4) cxcywh, relative
+    image: Tensor  # (T,) int64: which image of the batch
+    counts: list[int]  # objects of each image
+
+
+class Matches(NamedTuple):
+    """Matched (layer, image, query, target) quadruples, each (M,) int64. `target` counts through the whole batch."""
+
+    layer: Tensor
+    image: Tensor
+    query: Tensor
+    target: Tensor
+
+
+def gather_targets(labels: list[dict[str, Any]], device: torch.device) -> Targets:
+    """Concatenate the labels of a batch: dicts with `class_labels` (n,) and `boxes` (n, 4) cxcywh, relative."""
+    counts = [len(label["class_labels"]) for label in labels]
+    image = np.repeat(np.arange(len(labels)), counts)
+    return Targets(
+        torch.cat([label["class_labels"] for label in labels]).to(device=device, dtype=torch.int64),
+        torch.cat([label["boxes"].reshape(-1, 4) for label in labels]).to(device=device, dtype=torch.float32),
+        torch.from_numpy(image).to(device, non_blocking=True),
+        counts,
+    )
+
+
+@torch.no_grad()
+def match(config: DetectionConfig, logits: Tensor, boxes: Tensor, targets: Targets) -> Matches:
+    """Assign to each target the query that makes the sum of costs least, per layer and image.
+
+    cost = class_cost · class + bbox_cost · L1 - giou_cost · GIoU. The class cost of Conditional DETR is the focal
+    difference α(1-p)²(-log p) - (1-α)p²(-log(1-p)), p the sigmoid of the target's class; DETR's is minus the softmax
+    probability. Only the cost of a query of the same image is computed: L·T·Q numbers, moved to the host at once.
+    Costs that are not finite count as very large, so that the caller can find the fault in the loss itself.
+
+    Args:
+        logits: (L, B, Q, C or C + 1).
+        boxes: (L, B, Q, 4) cxcywh, relative.
+
+    Returns:
+        min(T_b, Q) matches for each layer and image b, ordered by layer and image.
+    """
+    logits, boxes = logits.detach(), boxes.detach().float()
+    at_class = targets.classes[None, :, None, None]
+    if config.model_type == "conditional_detr":
+        picked = logits[:, targets.image]  # (L, T, Q, C)
+        x = picked.gather(-1, at_class.expand(*picked.shape[:3], 1))[..., 0].float()  # (L, T, Q)
+        p, alpha = x.sigmoid(), config.focal_alpha  # type: ignore[attr-defined]
+        class_cost = alpha * (1 - p) ** 2 * -(p + 1e-8).log() - (1 - alpha) * p**2 * -(1 - p + 1e-8).log()
+    else:
+        picked = logits.float().softmax(-1)[:, targets.image]
+        class_cost = -picked.gather(-1, at_class.expand(*picked.shape[:3], 1))[..., 0]
+    own = boxes[:, targets.image]  # (L, T, Q, 4): predictions of the target's own image
+    wanted = targets.boxes[None, :, None]
+    l1 = (own - wanted).abs().sum(-1)
+    giou = generalized_iou(cxcywh_to_xyxy(own), cxcywh_to_xyxy(wanted))
+    cost = config.class_cost * class_cost + config.bbox_cost * l1 - config.giou_cost * giou
+    return _assign(cost.cpu().numpy(), targets.counts, logits.device)
+
+
+def _assign(cost: np.ndarray, counts: list[int], device: torch.device) -> Matches:
+    """Solve the assignment of each layer and image. cost: (L, T, Q) with the targets of one image beside each other."""
+    if not np.isfinite(cost).all():
+        cost = np.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
+    columns: list[np.ndarray] = []
+    ends = np.cumsum(counts)
+    for layer in range(len(cost)):
+        for image, (end, count) in enumerate(zip(ends, counts, strict=True)):
+            if count:
+                target, query = linear_sum_assignment(cost[layer, end - count : end])
+                where = np.broadcast_to([[layer], [image]], (2, len(query)))
+                columns.append(np.vstack((where, query, target + end - count)))
+    flat = np.concatenate(columns, axis=1) if columns else np.zeros((4, 0), dtype=np.int64)
+    return Matches(*torch.from_numpy(flat.astype(np.int64)).to(device, non_blocking=True))

@@ -1,0 +1,236 @@
+"""Backbones: timm's networks, walked so that padding never reaches an image (docs: the batch-independence trap).
+
+In every known implementation the padded area, zero at first, becomes non-zero after the first norm, and each 3×3
+convolution and pooling carries it into the image. Here plain ResNets are walked block by block with the mask as an
+argument, and padded cells are zeroed before each operation that looks at neighbours. At stride s the real cells are
+`pixel_mask[:, ::s, ::s]`: exactly ceil(size / s) of them, whatever the canvas.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import freeze_batch_norm_2d
+from timm.models.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import FrozenBatchNorm2d
+
+from ..config import DetectionConfig
+
+# timm's bare names mean newer weights; the papers used torchvision's first ones.
+PAPER_WEIGHTS = {name: f"{name}.tv_in1k" for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
+GROUP_NORM_GROUPS = 32
+
+
+class Backbone(nn.Module):
+    """A timm network that ends at `config.output_stride` (or DC5), with the norms that `config` names.
+
+    For plain ResNets (including ResNeXt and wide ResNets) a padded image gives the features it gives alone, in
+    evaluation with any norm and in training with frozen or group norm. Other networks see one size at a time in
+    evaluation, which has the same effect at the price of smaller batches; in training they see the padded batch.
+
+    Attributes:
+        channels: channels of each stage's output, last one last.
+        stride: pixels per cell of the last output.
+
+    Raises:
+        ValueError: no such timm network, or none of its stages has the stride.
+        OSError: ImageNet weights are asked for and can be neither found nor downloaded.
+    """
+
+    def __init__(self, config: DetectionConfig) -> None:
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.model: Any = _create(config)  # timm's modules are indexed and iterated in ways their types do not say
+        self.channels: list[int] = self.model.feature_info.channels()
+        self.stride: int = self.model.feature_info.reduction()[-1]
+        self.is_plain_resnet = _is_plain_resnet(self.model)
+        if config.backbone_norm == "frozen":
+            self.model = freeze_batch_norm_2d(self.model)
+            if self.is_plain_resnet:
+                for name in ("conv1", "layer1"):
+                    self.model[name].requires_grad_(False)
+        elif config.backbone_norm == "group":
+            if not self.is_plain_resnet:
+                raise ValueError(f"backbone_norm 'group' is for ResNets, not {config.backbone}: use 'batch'")
+            _replace_batch_by_group_norm(self.model)
+
+    def forward(self, pixel_values: Tensor, real: Tensor | None) -> list[Tensor]:
+        """Compute the features.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised.
+            real: (B, H, W) bool, True where a pixel belongs to the image; None if all do.
+
+        Returns:
+            The output of each stage (only of the last for networks that are not plain ResNets), (B, C, h, w).
+        """
+        if self.is_plain_resnet:
+            return self._walk(pixel_values, real)
+        if real is None or self.training:
+            return [self._channels_first(self.model(pixel_values)[-1])]
+        return [self._one_size_at_a_time(pixel_values, real)]
+
+    def _walk(self, x: Tensor, real: Tensor | None) -> list[Tensor]:
+        net = self.model
+        mask = None if real is None else real[:, None].to(x.dtype)  # (B, 1, H, W)
+        x = F.relu(_conv_norm(net["conv1"], net["bn1"], x, mask), inplace=True)
+        mask = _strided(mask, 2)
+        x = F.max_pool2d(x if mask is None else x * mask, 3, 2, 1)  # after ReLU, zeros never win over real cells
+        mask = _strided(mask, 2)
+        outputs = []
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            if stage not in net:
+                break
+            for block in net[stage]:
+                run = block_forward
+                if self.gradient_checkpointing and self.training:
+                    run = partial(checkpoint, block_forward, use_reentrant=False)
+                x = run(block, x, mask)
+                mask = _strided(mask, _block_stride(block))
+            outputs.append(x)
+        return outputs
+
+    def _one_size_at_a_time(self, pixel_values: Tensor, real: Tensor) -> Tensor:
+        heights, widths = real.any(2).sum(1).tolist(), real.any(1).sum(1).tolist()
+        canvas = pixel_values.shape[-2:]
+        out = None
+        for size in sorted(set(zip(heights, widths, strict=True))):
+            chosen = [i for i, own in enumerate(zip(heights, widths, strict=True)) if own == size]
+            features = self._channels_first(self.model(pixel_values[chosen, :, : size[0], : size[1]])[-1])
+            if out is None:
+                cells = [-(-side // self.stride) for side in canvas]
+                out = features.new_zeros(len(pixel_values), features.shape[1], *cells)
+            out[chosen, :, : features.shape[2], : features.shape[3]] = features
+        assert out is not None
+        return out
+
+    def _channels_first(self, features: Tensor) -> Tensor:
+        if features.shape[1] != self.channels[-1]:  # windowed transformers give (B, h, w, C)
+            features = features.permute(0, 3, 1, 2)
+        return features
+
+
+def _create(config: DetectionConfig) -> Any:
+    name = PAPER_WEIGHTS.get(config.backbone, config.backbone)
+    try:
+        with torch.device("meta"):
+            probe: Any = timm.create_model(name, features_only=True)
+            strides = probe.feature_info.reduction()
+    except RuntimeError as error:
+        raise ValueError(f"backbone {config.backbone!r} is not a timm network with features_only: {error}") from None
+    if config.output_stride not in strides:
+        raise ValueError(f"backbone {config.backbone!r} has stages of stride {strides}, none of {config.output_stride}")
+    options: dict[str, Any] = {"output_stride": 16} if config.dilation else {}
+    if config.num_channels != 3:
+        options["in_chans"] = config.num_channels
+    build = partial(
+        timm.create_model, name, features_only=True, out_indices=(strides.index(config.output_stride),), **options
+    )
+    if not config.use_pretrained_backbone:
+        return build()
+    try:
+        return build(pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:  # what the hub's client raises without a network or a file
+        raise OSError(
+            f"ImageNet weights of {name!r} are not on this machine and could not be downloaded "
+            f"({type(error).__name__}). Connect once so that they are cached, start from a local checkpoint "
+            "(--init_from FOLDER), or train from scratch "
+            "(--model.use_pretrained_backbone false --model.backbone_norm batch)"
+        ) from error
+
+
+def _is_plain_resnet(net: Any) -> bool:
+    """Whether `net` is conv1, bn1, act1, maxpool and basic or bottleneck blocks, with nothing unusual inside."""
+    if not hasattr(net, "keys") or "layer1" not in net or not isinstance(net["conv1"], nn.Conv2d):
+        return False
+    blocks = [block for stage in net if stage.startswith("layer") for block in net[stage]]
+    return (
+        net["conv1"].kernel_size == (7, 7)
+        and isinstance(net["maxpool"], nn.MaxPool2d)
+        and isinstance(net["act1"], nn.ReLU)
+        and all(
+            isinstance(block, BasicBlock | Bottleneck)
+            and getattr(block, "se", None) is None
+            and getattr(block, "drop_path", None) is None
+            and isinstance(block.aa, nn.Identity | None)
+            and (block.downsample is None or isinstance(block.downsample[0], nn.Conv2d))
+            for block in blocks
+        )
+    )
+
+
+def _replace_batch_by_group_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            norm = nn.GroupNorm(GROUP_NORM_GROUPS, child.num_features)
+            with torch.no_grad():
+                norm.weight.copy_(child.weight)
+                norm.bias.copy_(child.bias)
+            setattr(module, name, norm)
+        else:
+            _replace_batch_by_group_norm(child)
+
+
+def _strided(mask: Tensor | None, stride: int) -> Tensor | None:
+    return mask if mask is None or stride == 1 else mask[:, :, ::stride, ::stride]
+
+
+def _block_stride(block: Any) -> int:
+    return block.conv1.stride[0] * block.conv2.stride[0]
+
+
+def block_forward(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
+    """One residual block of a ResNet. `mask` (B, 1, h, w) is 1 on real cells of the block's input, or None."""
+    out_mask = _strided(mask, _block_stride(block))
+    shortcut = x
+    if block.downsample is not None:
+        shortcut = _conv_norm(block.downsample[0], block.downsample[1], x, mask)
+    x = F.relu(_conv_norm(block.conv1, block.bn1, x, mask), inplace=True)
+    if isinstance(block, Bottleneck):
+        x = F.relu(_conv_norm(block.conv2, block.bn2, x, mask), inplace=True)
+        x = _conv_norm(block.conv3, block.bn3, x, out_mask)
+    else:
+        x = _conv_norm(block.conv2, block.bn2, x, out_mask)
+    return F.relu(x + shortcut, inplace=True)
+
+
+def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Convolution and norm. A frozen norm is an affine map, so it is folded into the convolution's weights: the same
+    values, without another pass over the feature map forward and back. `mask` is that of the convolution's input."""
+    if mask is not None and conv.kernel_size != (1, 1):
+        x = x * mask
+    if isinstance(norm, FrozenBatchNorm2d):
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight = conv.weight * scale[:, None, None, None]
+        bias = norm.bias - norm.running_mean * scale
+        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    x = conv(x)
+    if isinstance(norm, nn.GroupNorm) and (out_mask := _strided(mask, conv.stride[0])) is not None:
+        return masked_group_norm(norm, x, out_mask)
+    return norm(x)
+
+
+def masked_group_norm(norm: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:
+    """Group norm with mean and variance over real cells only.
+
+    Args:
+        x: (B, C, h, w).
+        mask: (B, 1, h, w), 1 on real cells.
+
+    Returns:
+        (B, C, h, w); on real cells what `norm` gives for the image without its padding.
+    """
+    grouped = x.unflatten(1, (norm.num_groups, -1)).float()  # (B, G, C/G, h, w)
+    cells = mask[:, None].float()
+    count = cells.sum((2, 3, 4), keepdim=True) * grouped.shape[2]
+    mean = (grouped * cells).sum((2, 3, 4), keepdim=True) / count
+    centred = grouped - mean
+    variance = (centred.square() * cells).sum((2, 3, 4), keepdim=True) / count
+    normed = (centred * (variance + norm.eps).rsqrt()).flatten(1, 2).to(x.dtype)
+    return normed * norm.weight[:, None, None] + norm.bias[:, None, None]

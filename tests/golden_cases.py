@@ -1,0 +1,27 @@
+"""The golden files: what the original implementations compute. Tests skip where they are absent."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def golden(name):
+    """The tensors and the JSON of one golden case; skips where the files are absent."""
+    path = SHARED / "golden" / f"{name}.safetensors"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    return load_file(path), json.loads(path.with_suffix(".json").read_text())
+
+
+def golden_weights(parameters):
+    """The golden weights, in the original's names."""
+    sys.path.insert(0, str(SHARED / "golden"))
+    from golden_weights import golden_tensor
+
+    return {name: torch.from_numpy(golden_tensor(name, tuple(shape))) for name, shape in parameters.items()}

@@ -1,0 +1,45 @@
+"""Models small enough for tests, and weights that hide nothing."""
+
+import torch
+
+from conditional_detr.models.detection import DETECTORS
+
+FAMILIES = tuple(DETECTORS)
+
+
+def small_config(family="conditional_detr", **values):
+    """A detector of a few thousand weights."""
+    defaults = dict(
+        backbone="resnet18",
+        backbone_norm="batch",
+        output_stride=8,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        num_queries=10,
+        num_labels=3,
+    )
+    return DETECTORS[family].config_class(**{**defaults, **values})
+
+
+def small_model(family="conditional_detr", **values):
+    return DETECTORS[family](small_config(family, **values))
+
+
+def randomise(model, seed=0):
+    """Give every weight and statistic a value of its own: at their defaults, wrong norms and biases stay hidden."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if not tensor.is_floating_point():
+                continue
+            noise = torch.randn(tensor.shape, generator=generator)
+            if name.endswith("running_var"):
+                tensor.copy_(1 + 0.1 * noise.abs())
+            elif tensor.dim() == 1 or (tensor.dim() == 2 and tensor.abs().max() == 0):
+                tensor.add_(0.1 * noise)
+    return model
