@@ -6,6 +6,8 @@ from golden_cases import SHARED, golden, golden_weights
 
 from conditional_detr.models.detection import DETECTORS
 
+torch.set_num_threads(1)  # the models here are too small for more, and machines are shared
+
 
 @pytest.fixture(autouse=True)
 def _same_numbers_every_time():
@@ -31,3 +33,11 @@ def bccd():
     if not folder.is_dir():
         pytest.skip(f"{folder} is not here")
     return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """A small generated data set: 24 training and 10 validation images of 64 × 64 pixels, three classes."""
+    from conditional_detr.data.scenes import generate_scenes
+
+    return generate_scenes(tmp_path_factory.mktemp("data") / "scenes", {"train": 24, "val": 10}, size=64, max_objects=4)

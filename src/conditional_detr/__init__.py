@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "config": ("ConditionalDetrConfig", "DetrConfig"),
+    "engine.detector": ("Detection", "Detector"),
     "models.detection": (
         "ConditionalDetrForObjectDetection",
         "ConditionalDetrModel",
@@ -30,6 +31,7 @@ __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
     from .config import ConditionalDetrConfig, DetrConfig
+    from .engine.detector import Detection, Detector
     from .models.detection import (
         ConditionalDetrForObjectDetection,
         ConditionalDetrModel,

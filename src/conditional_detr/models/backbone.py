@@ -145,17 +145,18 @@ def _create(config: DetectionConfig) -> Any:
         ) from error
 
 
-def _is_plain_resnet(net: Any) -> bool:
+def _is_plain_resnet(net: nn.Module) -> bool:
     """Whether `net` is conv1, bn1, act1, maxpool and basic or bottleneck blocks, with nothing unusual inside."""
-    if not hasattr(net, "keys") or "layer1" not in net or not isinstance(net["conv1"], nn.Conv2d):
+    parts: dict[str, Any] = dict(net.named_children())
+    if "layer1" not in parts or not isinstance(parts.get("conv1"), nn.Conv2d):
         return False
-    blocks = [block for stage in net if stage.startswith("layer") for block in net[stage]]
+    blocks: list[Any] = [block for name, stage in parts.items() if name.startswith("layer") for block in stage]
     return (
-        net["conv1"].kernel_size == (7, 7)
-        and isinstance(net["maxpool"], nn.MaxPool2d)
-        and isinstance(net["act1"], nn.ReLU)
+        parts["conv1"].kernel_size == (7, 7)
+        and isinstance(parts["maxpool"], nn.MaxPool2d)
+        and isinstance(parts["act1"], nn.ReLU)
         and all(
-            isinstance(block, BasicBlock | Bottleneck)
+            type(block) in (BasicBlock, Bottleneck)
             and getattr(block, "se", None) is None
             and getattr(block, "drop_path", None) is None
             and isinstance(block.aa, nn.Identity | None)
