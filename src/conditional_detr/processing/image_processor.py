@@ -1,0 +1,406 @@
+"""Images and COCO annotations -> the model's inputs, and the model's outputs -> detections, as transformers has it.
+
+`ConditionalDetrImageProcessor` and `DetrImageProcessor` take transformers' arguments, have its defaults, and read and
+write its `preprocessor_config.json`. They differ from each other in post-processing alone, and from transformers in
+what docs/model.md calls traps 6 and 7: crowds are left out of masks as of boxes, and boxes are relative to the image
+without its padding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from conditional_detr.checkpoints.files import read_json, write_json
+from conditional_detr.checkpoints.hub import find_file
+from conditional_detr.processing.annotations import (
+    Labels,
+    detection_labels,
+    pad_labels,
+    panoptic_labels,
+    relative_labels,
+    resize_labels,
+)
+from conditional_detr.processing.batch import BatchFeature, as_numpy
+from conditional_detr.processing.detections import TargetSizes, conditional_detr_detections, detr_detections
+from conditional_detr.processing.pixels import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    interpolation_mode,
+    normalize,
+    pad,
+    resize,
+)
+from conditional_detr.processing.reading import as_rgb_tensor, image_list
+from conditional_detr.processing.sizes import pad_size_dict, size_after_resize, size_dict
+
+CONFIG_NAME = "preprocessor_config.json"
+FORMATS = ("coco_detection", "coco_panoptic")
+# What may be given here as in transformers, and changes nothing: images always become RGB, channels first.
+_WITHOUT_EFFECT = ("data_format", "default_to_square", "disable_grouping", "do_convert_rgb")
+_LOADING_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+_TRANSFORMERS_CHOICES = ("use_fast", "backend", "trust_remote_code", "_from_auto")
+
+Processor = TypeVar("Processor", bound="DetectionImageProcessor")
+
+
+class DetectionImageProcessor(ABC):
+    """What both processors have in common. Use `ConditionalDetrImageProcessor` or `DetrImageProcessor`.
+
+    Args:
+        format: of the annotations, "coco_detection" or "coco_panoptic".
+        do_resize: resize images to `size`.
+        size: see `sizes.size_dict`; by default the short side becomes 800, the long side at most 1333.
+        resample: the filter, a PIL number or a torchvision `InterpolationMode`.
+        do_rescale, rescale_factor: multiply pixels by 1/255.
+        do_normalize, image_mean, image_std: of the rescaled values, a number or one a channel.
+        do_convert_annotations: boxes become (cx, cy, w, h) relative; else they stay (x0, y0, x1, y1) in pixels. None
+            does as `do_normalize`.
+        do_pad: pad images to one canvas and return a `pixel_mask`.
+        pad_size: the canvas, {"height", "width"}; None for the largest height and width of the batch.
+        max_size, pad_and_return_pixel_mask: older names, of `size["longest_edge"]` and of `do_pad`.
+        extra: fields that are unknown here; kept in `extra` and written back by `to_dict`.
+
+    Raises:
+        ValueError: a value that means nothing; the message names it.
+    """
+
+    model_input_names = ("pixel_values", "pixel_mask")
+
+    def __init__(
+        self,
+        *,
+        format: str = "coco_detection",
+        do_resize: bool = True,
+        size: int | Sequence[int] | Mapping[str, int] | None = None,
+        resample: Any = Image.Resampling.BILINEAR,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = True,
+        image_mean: float | Sequence[float] = IMAGENET_MEAN,
+        image_std: float | Sequence[float] = IMAGENET_STD,
+        do_convert_annotations: bool | None = None,
+        do_pad: bool | None = None,
+        pad_size: int | Sequence[int] | Mapping[str, int] | None = None,
+        max_size: int | None = None,
+        pad_and_return_pixel_mask: bool | None = None,
+        **extra: Any,
+    ) -> None:
+        self.format = _known_format(format)
+        self.do_resize = do_resize
+        self.size = size_dict(size, max_size)
+        self.resample = _pil_resample(resample)
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        self.do_normalize = do_normalize
+        self.image_mean = _per_channel("image_mean", image_mean)
+        self.image_std = _per_channel("image_std", image_std)
+        self.do_convert_annotations = do_normalize if do_convert_annotations is None else do_convert_annotations
+        self.do_pad = next((value for value in (do_pad, pad_and_return_pixel_mask) if value is not None), True)
+        self.pad_size = None if pad_size is None else pad_size_dict(pad_size)
+        self.extra = extra
+
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+        """The same as `preprocess`."""
+        return self.preprocess(images, *args, **kwargs)
+
+    def preprocess(
+        self,
+        images: Any,
+        annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        return_segmentation_masks: bool | None = None,
+        masks_path: str | os.PathLike[str] | None = None,
+        *,
+        input_data_format: str | None = None,
+        return_tensors: str | None = None,
+        device: str | torch.device | None = None,
+        **overrides: Any,
+    ) -> BatchFeature:
+        """Images, and their annotations if there are any, as the model takes them.
+
+        Args:
+            images: one, or a list of paths, PIL images, arrays and tensors, of any sizes (see `reading.as_rgb_tensor`).
+            annotations: one, or one an image (see `annotations.detection_labels` and `annotations.panoptic_labels`).
+            return_segmentation_masks: labels have `masks`; None: only panoptic ones have.
+            masks_path: the folder of the PNG files of panoptic annotations.
+            input_data_format: "channels_first" or "channels_last" for arrays; None finds out.
+            return_tensors: None or "pt" for tensors, "np" for NumPy arrays.
+            device: where to resize and normalise, and where the result is; None: where the images are.
+            overrides: any argument of the constructor, for this call alone.
+
+        Returns:
+            `pixel_values` float32 (B, 3, H, W); with `do_pad`, `pixel_mask` int64 (B, H, W), 1 = real, 0 = padding; with
+            annotations, `labels`: of each image, the dict that annotations.py describes. Boxes and the labels' `size`
+            are those of the resized image without its padding (docs/model.md, trap 7); masks have the padded size.
+
+        Raises:
+            OSError: an image file that cannot be read.
+            TypeError: an argument or a kind of image that is unknown.
+            ValueError: anything else that does not fit; the message names it.
+        """
+        steps = self._overridden(overrides)
+        if return_tensors not in (None, "pt", "np"):
+            raise ValueError(f"return_tensors must be None, 'pt' or 'np', got {return_tensors!r}")
+        tensors = [as_rgb_tensor(image, input_data_format) for image in image_list(images)]
+        if not tensors:
+            raise ValueError("no images given")
+        if steps.do_rescale and any(_looks_rescaled(image) for image in tensors):
+            warnings.warn("pixels from 0 to 1 are rescaled by 1/255 once more; pass do_rescale=False", stacklevel=2)
+        labels = steps._read_labels(tensors, annotations, return_segmentation_masks, masks_path)
+
+        sizes = [(image.shape[1], image.shape[2]) for image in tensors]
+        if steps.do_resize:
+            sizes = [size_after_resize(*size, steps.size) for size in sizes]
+            labels = [resize_labels(item, *size) for item, size in zip(labels, sizes, strict=False)]
+        images = [steps._pixel_values(image.to(device), size) for image, size in zip(tensors, sizes, strict=True)]
+
+        batch = BatchFeature()
+        if steps.do_pad:
+            canvas = (steps.pad_size["height"], steps.pad_size["width"]) if steps.pad_size else None
+            batch["pixel_values"], batch["pixel_mask"] = pad(images, canvas)
+            labels = [pad_labels(item, *batch.pixel_mask.shape[1:]) for item in labels]
+        elif len(set(sizes)) > 1:
+            raise ValueError(f"images of different sizes, {sorted(set(sizes))}, make a batch only with do_pad=True")
+        else:
+            batch["pixel_values"] = torch.stack(images)
+        if annotations is not None:
+            converted = [relative_labels(item) if steps.do_convert_annotations else item for item in labels]
+            batch["labels"] = [BatchFeature(item).to(batch.pixel_values.device) for item in converted]
+        return as_numpy(batch) if return_tensors == "np" else batch
+
+    @abstractmethod
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: TargetSizes | None = None,
+        top_k: int | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """The detections of each image, {"scores", "labels", "boxes"}."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `preprocessor_config.json` holds, in transformers' form, unknown fields with it."""
+        values = {name: value for name, value in self._arguments().items() if value is not None}
+        return {**self.extra, **values, "image_processor_type": type(self).__name__}
+
+    def to_json_string(self) -> str:
+        """`to_dict` as JSON, sorted by name."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+    @classmethod
+    def from_dict(cls: type[Processor], values: Mapping[str, Any], **overrides: Any) -> Processor:
+        """Build from the contents of a `preprocessor_config.json`; `overrides` replace its values.
+
+        Raises:
+            ValueError: a value that means nothing; the message names it.
+        """
+        # Null stands for the default in what transformers 4 writes.
+        given = {name: value for name, value in {**values, **overrides}.items() if value is not None}
+        for name in ("image_processor_type", "feature_extractor_type", *_TRANSFORMERS_CHOICES):
+            given.pop(name, None)
+        return cls(**given)
+
+    @classmethod
+    def from_pretrained(cls: type[Processor], name: str | os.PathLike[str], **overrides: Any) -> Processor:
+        """Read the processor of a checkpoint.
+
+        Args:
+            name: a folder that holds `preprocessor_config.json`, that file itself, a repository on the Hugging Face hub,
+                or a `.pth` file, which says nothing about images, so that the defaults are taken.
+            overrides: arguments of the constructor that replace what the file says; and `revision`, `cache_dir`, `token`,
+                `local_files_only`, `force_download` for the hub.
+
+        Raises:
+            OSError: no such folder, file or repository, or no network; one line.
+            ValueError: the file is not JSON, or holds a value that means nothing; one line that names the file.
+        """
+        options = {option: overrides.pop(option) for option in _LOADING_OPTIONS if option in overrides}
+        path = Path(name)
+        if path.suffix in (".pth", ".pt"):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no such file")
+            return cls.from_dict({}, **overrides)
+        if not path.is_file():
+            found = find_file(str(name), CONFIG_NAME, **options)
+            assert found is not None, "a required file is found or raises"
+            path = found
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is not an image processor's configuration: a JSON object is needed")
+        try:
+            return cls.from_dict(values, **overrides)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> list[str]:
+        """Write `preprocessor_config.json`, which transformers' `AutoImageProcessor` reads, and return its path in a list.
+
+        The folder is made if need be; the file appears whole or not at all.
+
+        Raises:
+            OSError: the folder is a file, or cannot be written.
+        """
+        if Path(folder).is_file():
+            raise NotADirectoryError(f"{folder} is a file, not a folder to save an image processor in")
+        path = Path(folder) / CONFIG_NAME
+        write_json(path, dict(sorted(self.to_dict().items())))
+        return [str(path)]
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(self).items()
+            if name != "extra"
+        }
+
+    def _overridden(self, overrides: Mapping[str, Any]) -> DetectionImageProcessor:
+        """This processor with the arguments of one call."""
+        given = {name: value for name, value in overrides.items() if value is not None}
+        if given.get("data_format", "channels_first") != "channels_first":
+            raise ValueError(f"data_format must be 'channels_first', got {given['data_format']!r}")
+        arguments = self._arguments()
+        known = {*arguments, "max_size", "pad_and_return_pixel_mask"}
+        unknown = [name for name in overrides if name not in known and name not in _WITHOUT_EFFECT]
+        if unknown:
+            raise TypeError(f"preprocess() got an unknown argument {unknown[0]!r}")
+        given = {name: value for name, value in given.items() if name in known}
+        if "pad_and_return_pixel_mask" in given:
+            given.setdefault("do_pad", given.pop("pad_and_return_pixel_mask"))
+        if "max_size" in given and "size" not in given:
+            given["size"] = {**size_dict(self.size), "longest_edge": given["max_size"]}
+        return type(self)(**{**arguments, **given})
+
+    def _read_labels(
+        self,
+        images: Sequence[Tensor],
+        annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+        return_masks: bool | None,
+        masks_path: str | os.PathLike[str] | None,
+    ) -> list[Labels]:
+        """Of each image, its labels in pixels; none without annotations."""
+        if annotations is None:
+            return []
+        listed = [annotations] if isinstance(annotations, Mapping) else list(annotations)
+        if len(listed) != len(images):
+            raise ValueError(f"{len(listed)} annotations for {len(images)} images")
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        if self.format == "coco_panoptic":
+            with_masks = True if return_masks is None else return_masks
+            return [
+                panoptic_labels(item, *size, masks_path, with_masks) for item, size in zip(listed, sizes, strict=True)
+            ]
+        return [detection_labels(item, *size, bool(return_masks)) for item, size in zip(listed, sizes, strict=True)]
+
+    def _pixel_values(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """uint8 or float (3, H, W) -> float32 (3, *size), rescaled and normalised."""
+        image = resize(image, size, self.resample) if self.do_resize else image
+        return normalize(
+            image,
+            self.image_mean if self.do_normalize else None,
+            self.image_std if self.do_normalize else None,
+            self.rescale_factor if self.do_rescale else None,
+        )
+
+
+class ConditionalDetrImageProcessor(DetectionImageProcessor):
+    """The image processor of Conditional DETR. Arguments: `DetectionImageProcessor`."""
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: TargetSizes | None = None,
+        top_k: int | None = 100,
+    ) -> list[dict[str, Tensor]]:
+        """The detections of each image, highest score first. See `detections.conditional_detr_detections`.
+
+        Args:
+            outputs: anything with `logits` (B, Q, C) and `pred_boxes` (B, Q, 4) cxcywh, relative.
+            threshold: only scores above it.
+            target_sizes: (height, width) of each image, a list or (B, 2); None leaves boxes relative.
+            top_k: at most so many of an image, before the threshold.
+
+        Returns:
+            for each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels.
+
+        Raises:
+            ValueError: `target_sizes` is not one pair an image.
+        """
+        return conditional_detr_detections(outputs.logits, outputs.pred_boxes, target_sizes, threshold, top_k)
+
+
+class DetrImageProcessor(DetectionImageProcessor):
+    """The image processor of DETR. Arguments: `DetectionImageProcessor`."""
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: TargetSizes | None = None,
+        top_k: int | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """The detections of each image, in the order of the queries. See `detections.detr_detections`.
+
+        Args:
+            outputs: anything with `logits` (B, Q, C + 1), the last "no object", and `pred_boxes` (B, Q, 4) cxcywh, relative.
+            threshold: only scores above it.
+            target_sizes: (height, width) of each image, a list or (B, 2); None leaves boxes relative.
+            top_k: at most so many of an image, then the highest score first; None keeps all queries.
+
+        Returns:
+            for each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels.
+
+        Raises:
+            ValueError: `target_sizes` is not one pair an image.
+        """
+        return detr_detections(outputs.logits, outputs.pred_boxes, target_sizes, threshold, top_k)
+
+
+ConditionalDetrImageProcessorFast = ConditionalDetrImageProcessor
+ConditionalDetrFeatureExtractor = ConditionalDetrImageProcessor
+DetrImageProcessorFast = DetrImageProcessor
+DetrFeatureExtractor = DetrImageProcessor
+
+
+def _looks_rescaled(image: Tensor) -> bool:
+    # On an accelerator, looking would wait for it.
+    return image.is_floating_point() and image.device.type == "cpu" and 0 < image.max().item() <= 1
+
+
+def _known_format(format: Any) -> str:
+    name = getattr(format, "value", format)
+    if name not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
+    return name
+
+
+def _pil_resample(resample: Any) -> int:
+    """A filter, named in PIL's or torchvision's way, as PIL's number."""
+    name = getattr(resample, "name", None)
+    names = {filter.name: filter.value for filter in Image.Resampling}
+    number = names.get("NEAREST" if name == "NEAREST_EXACT" else str(name), resample)
+    try:
+        interpolation_mode(number)
+    except (KeyError, ValueError):
+        raise ValueError(f"resample must be a PIL filter, one of {names}, got {resample!r}") from None
+    return int(number)
+
+
+def _per_channel(name: str, values: Any) -> float | tuple[float, ...]:
+    if isinstance(values, (int, float)):
+        return float(values)
+    if len(values) != 3:
+        raise ValueError(f"{name} must be a number or 3, one a channel, got {values!r}")
+    return tuple(float(value) for value in values)
