@@ -1,0 +1,1 @@
+"""Training, evaluation and prediction: the loops, and their state on disk."""

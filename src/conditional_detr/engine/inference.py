@@ -1,0 +1,131 @@
+"""From image files to detections, many at a time: what evaluation and prediction share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..data.loading import batches_by_shape, read_sized_image
+from ..processing.image_processor import DetectionImageProcessor
+from ..processing.pixels import normalize, pad, resize
+from ..processing.sizes import size_after_resize
+
+
+@dataclass
+class Source:
+    """An image to detect in."""
+
+    path: Path
+    size: tuple[int, int]  # height and width of the picture as it is meant to be seen; boxes are given in it
+
+
+class PreparedImages(Dataset):
+    """Images as the model wants them, but for normalisation: decoded, turned, resized, uint8."""
+
+    def __init__(self, sources: Sequence[Source], processor: DetectionImageProcessor, skip_bad: bool) -> None:
+        self.sources, self.processor, self.skip_bad = sources, processor, skip_bad
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        """Index, and the image (3, h, w) uint8 or what is wrong with it."""
+        source = self.sources[index]
+        try:
+            image = read_sized_image(source.path, *source.size)
+        except (OSError, ValueError) as error:
+            if self.skip_bad:
+                return index, str(error)
+            raise OSError(
+                f"{error}. Repair or remove it, or leave such images out with --skip_bad_images true"
+            ) from None
+        return index, prepare(image, self.processor)
+
+
+def prepare(image: Tensor, processor: DetectionImageProcessor) -> Tensor:
+    """Resize an image as the processor says. (3, H, W) -> (3, h, w) uint8."""
+    if not processor.do_resize:
+        return image
+    return resize(image, size_after_resize(image.shape[-2], image.shape[-1], processor.size), processor.resample)
+
+
+def detect(
+    model: Any,
+    processor: DetectionImageProcessor,
+    sources: Sequence[Source],
+    *,
+    threshold: float,
+    batch_size: int,
+    workers: int,
+    skip_bad: bool = False,
+    share: tuple[int, int] = (0, 1),
+    precision: torch.dtype | None = None,
+    progress: Callable[[int], Any] | None = None,
+) -> Iterator[tuple[int, dict[str, Tensor] | str]]:
+    """Detect in many images, batched by shape so that nothing is padded.
+
+    Args:
+        model: a detector in evaluation mode.
+        processor: the preprocessing that belongs to the model.
+        sources: the images.
+        threshold: least score.
+        workers: processes that decode; 0 decodes here.
+        skip_bad: yield what is wrong with an unreadable image instead of raising.
+        share: (i, n) takes every n-th batch from the i-th on: together the n shares are every image once.
+        precision: computes under autocast in this type.
+        progress: called with the number of images done after each batch.
+
+    Yields:
+        The image's index, and `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels of its size, on the CPU,
+        best first; or what is wrong with the image.
+    """
+    shapes = np.array([size_after_resize(*s.size, processor.size) if processor.do_resize else s.size for s in sources])
+    batches = batches_by_shape(shapes.reshape(-1, 2), batch_size)[share[0] :: share[1]]
+    loader = DataLoader(
+        PreparedImages(sources, processor, skip_bad),
+        batch_sampler=batches,
+        num_workers=min(workers, len(batches)),
+        collate_fn=list,
+        generator=torch.Generator(),  # its own, so that evaluation in the middle of training draws nothing from it
+    )
+    for samples in loader:
+        good = [(index, image) for index, image in samples if not isinstance(image, str)]
+        if good:
+            indices, images = zip(*good, strict=True)
+            sizes = [sources[index].size for index in indices]
+            results = detect_batch(model, processor, list(images), sizes, threshold, precision)
+            yield from zip(indices, results, strict=True)
+        yield from ((index, image) for index, image in samples if isinstance(image, str))
+        if progress is not None:
+            progress(len(samples))
+
+
+@torch.inference_mode()
+def detect_batch(
+    model: Any,
+    processor: DetectionImageProcessor,
+    images: list[Tensor],
+    sizes: Sequence[tuple[int, int]],
+    threshold: float,
+    precision: torch.dtype | None = None,
+) -> list[dict[str, Tensor]]:
+    """Detect in prepared images, (3, h, w) uint8 each; boxes in pixels of `sizes` (height, width), on the CPU."""
+    device, dtype = model.device, model.dtype
+    same = all(image.shape == images[0].shape for image in images)
+    canvas, mask = (torch.stack(images), None) if same else pad(images)
+    canvas = canvas.to(device, non_blocking=True)
+    mask = None if mask is None else mask.to(device, non_blocking=True)
+    pixels = normalize(
+        canvas,
+        processor.image_mean if processor.do_normalize else None,
+        processor.image_std if processor.do_normalize else None,
+        processor.rescale_factor if processor.do_rescale else None,
+    ).to(dtype)
+    with torch.autocast(device.type, precision or torch.float32, enabled=precision is not None):
+        output = model(pixels, mask)
+    found = processor.post_process_object_detection(output, threshold=threshold, target_sizes=sizes, top_k=100)
+    return [{name: value.cpu() for name, value in one.items()} for one in found]

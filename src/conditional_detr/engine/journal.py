@@ -1,0 +1,93 @@
+"""What a run tells: the progress line, `log.jsonl`, TensorBoard, and curves as a picture."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..checkpoints.files import write_atomically
+
+
+class Journal:
+    """Records a run; on processes other than the first it does nothing.
+
+    `log.jsonl` holds one JSON object a line: `{"kind": "train" | "eval", "step": …, "epoch": …, …}`.
+    """
+
+    def __init__(self, folder: Path, total_steps: int, main: bool) -> None:
+        self.folder, self.main = folder, main
+        self.console = Console(quiet=not main, highlight=False)
+        self.path = folder / "log.jsonl"
+        self.best_ap: float | None = None
+        self.rows: list[dict[str, Any]] = []
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=self.console,
+            disable=not (main and self.console.is_terminal),
+        )
+        self.task = self.progress.add_task("train", total=total_steps, status="")
+
+    def resume(self, step: int) -> None:
+        """Forget what was written after the checkpoint that training continues from."""
+        if self.path.is_file():
+            rows = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+            self.rows = [row for row in rows if row["step"] <= step]
+            text = "".join(json.dumps(row) + "\n" for row in self.rows)
+            if self.main:
+                write_atomically(self.path, lambda beside: beside.write_text(text))
+        self.progress.update(self.task, completed=step)
+
+    def record(self, kind: str, step: int, epoch: float, **values: Any) -> None:
+        row = {"kind": kind, "step": step, "epoch": round(epoch, 4), "time": round(time.time(), 2), **values}
+        self.rows.append(row)
+        if self.main:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def show(self, step: int, epoch: float, loss: float, data_share: float) -> None:
+        """Move the progress line on."""
+        best = "" if self.best_ap is None else f"  best AP {self.best_ap:.3f}"
+        status = f"epoch {epoch:.1f}  loss {loss:.3f}{best}  waiting for data {data_share:.0%}"
+        self.progress.update(self.task, completed=step, status=status)
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def draw_curves(self) -> None:
+        """Write `curves.png`: the loss by step, and AP and AP50 by epoch."""
+        train = [row for row in self.rows if row["kind"] == "train"]
+        scored = [row for row in self.rows if row["kind"] == "eval" and "AP" in row]
+        if not self.main or not train:
+            return
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+        left.plot([row["epoch"] for row in train], [row["loss"] for row in train], color="#3b6ea5", linewidth=1)
+        left.set(xlabel="epoch", ylabel="training loss", title="Loss")
+        left.set_ylim(bottom=0)
+        for name, colour in (("AP", "#b5482a"), ("AP50", "#d9a441")):
+            right.plot(
+                [r["epoch"] for r in scored], [r[name] for r in scored], "o-", color=colour, label=name, markersize=3
+            )
+        right.set(xlabel="epoch", ylim=(0, 1), title="COCO AP on the validation set")
+        if scored:
+            right.legend(loc="lower right", frameon=False)
+        for axis in (left, right):
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+        write_atomically(self.folder / "curves.png", lambda beside: figure.savefig(beside, dpi=110, format="png"))
+        plt.close(figure)

@@ -1,0 +1,146 @@
+"""Detect in files and folders, and write what was found: `cdetr predict`."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from ..checkpoints.files import write_atomically
+from ..data.loading import image_size, read_sized_image
+from .detector import Detection, Detector
+from .inference import Source, detect
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="OpenCV")  # supervision draws well without it
+    import supervision as sv
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = frozenset(Image.registered_extensions())
+TEXT_HEIGHT = 480  # pixels of image height at which labels have their plain size
+
+
+def find_images(patterns: Sequence[str]) -> list[Path]:
+    """The image files that paths, folders (searched through) and glob patterns name; sorted, each once.
+
+    Raises:
+        FileNotFoundError: one of them names nothing.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        elif path.is_file():
+            files = [path]
+        else:
+            files = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
+        if not files:
+            what = "holds no images" if path.is_dir() else "is neither a file, a folder nor a pattern that matches any"
+            raise FileNotFoundError(f"{pattern} {what}")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def predict(
+    detector: Detector,
+    images: Sequence[Path],
+    output: Path,
+    *,
+    threshold: float = 0.5,
+    batch_size: int = 8,
+    workers: int = 2,
+    draw: bool = True,
+    skip_bad_images: bool = False,
+    progress: Callable[[int], Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Detect in files; write `predictions.jsonl` and, beside it, pictures with boxes drawn.
+
+    Returns:
+        One dict an image, in the order of `images`: `file`, `width`, `height`, `detections` (label, score, box as
+        x0, y0, x1, y1 in pixels), and `picture` where one was drawn; `error` in place of these for a skipped image.
+
+    Raises:
+        OSError: an image cannot be read (and bad images are not skipped), or the output not be written.
+    """
+    sources: list[Source] = []
+    rows: dict[int, dict[str, Any]] = {}
+    order: list[int] = []
+    for position, path in enumerate(images):
+        try:
+            sources.append(Source(path, image_size(path)))
+            order.append(position)
+        except (OSError, ValueError) as error:
+            message = f"{path}: not a readable image ({error})"
+            if not skip_bad_images:
+                raise OSError(f"{message}. Remove it, or leave such images out with --skip_bad_images true") from None
+            rows[position] = {"file": str(path), "error": message}
+    names = _picture_names([source.path for source in sources])
+    found = detect(
+        detector.model, detector.processor, sources, threshold=threshold, batch_size=batch_size, workers=workers,
+        skip_bad=skip_bad_images, progress=progress,
+    )  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    for index, result in found:
+        source = sources[index]
+        if isinstance(result, str):
+            rows[order[index]] = {"file": str(source.path), "error": result}
+            continue
+        detections = list(detector.named(result))
+        row: dict[str, Any] = {
+            "file": str(source.path),
+            "width": source.size[1],
+            "height": source.size[0],
+            "detections": [
+                {"label": d.label, "score": round(d.score, 4), "box": [round(v, 2) for v in d.box]} for d in detections
+            ],
+        }
+        if draw:
+            picture = output / names[index]
+            image = draw_detections(read_sized_image(source.path, *source.size), detections)
+            write_atomically(picture, lambda beside, image=image: image.save(beside, format="JPEG", quality=92))  # type: ignore[misc]
+            row["picture"] = str(picture)
+        rows[order[index]] = row
+    ordered = [rows[i] for i in sorted(rows)]
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
+    write_atomically(output / "predictions.jsonl", lambda beside: beside.write_text(text, encoding="utf-8"))
+    return ordered
+
+
+def draw_detections(image: Tensor, detections: Sequence[Detection]) -> Image.Image:
+    """Draw boxes, labels and scores on an image (3, H, W) uint8. A class has the same colour in every picture."""
+    canvas = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    if not detections:
+        return canvas
+    shown = sv.Detections(
+        xyxy=np.array([d.box for d in detections], dtype=np.float32),
+        confidence=np.array([d.score for d in detections], dtype=np.float32),
+        class_id=np.array([d.class_id for d in detections]),
+    )
+    scale = min(canvas.size) / TEXT_HEIGHT
+    boxes = sv.BoxAnnotator(thickness=max(1, round(2 * scale)))
+    labels = sv.LabelAnnotator(
+        text_scale=max(0.3, 0.5 * scale), text_thickness=max(1, round(scale)), text_padding=max(1, round(4 * scale)),
+        smart_position=True,
+    )  # fmt: skip
+    canvas = boxes.annotate(canvas, shown)
+    return labels.annotate(canvas, shown, labels=[f"{d.label} {d.score:.2f}" for d in detections])
+
+
+def _picture_names(paths: Sequence[Path]) -> list[str]:
+    """A file name for each picture: the image's own, with a number where two would be the same."""
+    taken: dict[str, int] = {}
+    names = []
+    for path in paths:
+        count = taken[path.stem] = taken.get(path.stem, 0) + 1
+        names.append(f"{path.stem}.jpg" if count == 1 else f"{path.stem}-{count}.jpg")
+    return names

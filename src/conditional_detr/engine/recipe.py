@@ -1,0 +1,211 @@
+"""Recipes: everything that decides what a training run does, checked before any work is done.
+
+No PyTorch here: the command line reads this file to know its options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config import CONFIG_CLASSES, DetectionConfig
+from ..data.augmentation import Augmentation
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+# What a resumed run may change: it decides where and how often things are written or how fast data arrives, not what
+# is learned.
+FREE_ON_RESUME = (
+    "output", "resume", "workers", "keep_checkpoints", "checkpoint_steps", "log_steps", "eval_batch_size",
+    "gradient_checkpointing", "compile", "tensorboard",
+)  # fmt: skip
+
+
+@dataclass
+class Recipe:
+    """Train a detector.
+
+    Args:
+        data: Folder of a COCO data set: annotations/instances_train2017.json with images/train2017/ or train2017/,
+            annotations/{train,val}.json with images/{train,val}/, or Roboflow's {train,valid}/_annotations.coco.json.
+        output: Folder of the run. Default: runs/ and the recipe's name.
+        resume: "auto" continues from the newest whole checkpoint in the output folder, if there is one; or the path of a
+            checkpoint.
+        init_from: Weights to start from: a saved model's folder, an original .pth file or a hub name. If its classes
+            are not those of the data, its classifier is replaced.
+        model: What the model is: "family" (conditional_detr or detr) and any field of its configuration, such as
+            backbone, num_queries, d_model, output_stride, backbone_norm.
+        train_annotations: Annotation file for training, in place of the one found in data.
+        train_images: Folder of the training images, in place of the one found in data.
+        val_annotations: Annotation file for evaluation, in place of the one found in data.
+        val_images: Folder of the images for evaluation, in place of the one found in data.
+        image_size: Short side in pixels in evaluation and prediction.
+        max_size: Longest long side in pixels in evaluation and prediction.
+        augmentation: What happens to training images.
+        group_by_shape: Put training images of like shape into a batch, so that less padding is computed.
+        skip_bad_images: Leave out images that are missing or damaged, and count them, instead of stopping.
+        epochs: Passes over the training images.
+        batch_size: Images of an optimizer step, over all processes and accumulated micro-batches.
+        accumulate: Micro-batches a step is split into, to save memory. Changes nothing else.
+        lr: Learning rate of the transformer and the heads.
+        backbone_lr: Learning rate of the backbone.
+        weight_decay: Of AdamW.
+        clip_norm: Greatest norm of a step's gradient; 0 switches clipping off.
+        schedule: "step" divides the rates by ten at each of drop_epochs; "cosine" lets them fall to zero at the end.
+        drop_epochs: Epochs after which "step" divides the rates by ten.
+        warmup_steps: Steps over which the rates rise from zero.
+        ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved; 0 for none.
+        early_stopping: Stop after so many evaluations without a better AP; 0 for never.
+        precision: fp32, bf16 or fp16 (mixed).
+        gradient_checkpointing: Recompute activations in the backward pass, to save memory.
+        compile: Compile the model with torch.compile.
+        eval_epochs: Evaluate every so many epochs, and at the end.
+        eval_batch_size: Images of an evaluation batch on each process.
+        checkpoint_steps: Also save a checkpoint every so many steps, beside the one after each epoch; 0 for never.
+        keep_checkpoints: How many of the last checkpoints to keep.
+        log_steps: Write a line to log.jsonl every so many steps.
+        tensorboard: Write TensorBoard files, if it is installed.
+        workers: Processes that load images, for each training process. -1: one for each core, at most 8.
+        seed: Decides everything that is random.
+    """
+
+    data: str = ""
+    output: str = ""
+    resume: str = ""
+    init_from: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    train_annotations: str = ""
+    train_images: str = ""
+    val_annotations: str = ""
+    val_images: str = ""
+    image_size: int = 800
+    max_size: int = 1333
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    group_by_shape: bool = False
+    skip_bad_images: bool = False
+    epochs: int = 50
+    batch_size: int = 16
+    accumulate: int = 1
+    lr: float = 1e-4
+    backbone_lr: float = 1e-5
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    schedule: Literal["step", "cosine"] = "step"
+    drop_epochs: list[int] = field(default_factory=lambda: [40])
+    warmup_steps: int = 0
+    ema: float = 0.0
+    early_stopping: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    eval_epochs: int = 1
+    eval_batch_size: int = 8
+    checkpoint_steps: int = 0
+    keep_checkpoints: int = 2
+    log_steps: int = 10
+    tensorboard: bool = True
+    workers: int = -1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = (
+            "image_size",
+            "max_size",
+            "epochs",
+            "batch_size",
+            "accumulate",
+            "lr",
+            "eval_epochs",
+            "eval_batch_size",
+        )
+        for name in (*positive, "keep_checkpoints", "log_steps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name in ("backbone_lr", "weight_decay", "clip_norm", "warmup_steps", "early_stopping", "checkpoint_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; a decay is at least 0 and below 1, such as 0.999")
+        for split in ("train", "val"):
+            if bool(getattr(self, f"{split}_annotations")) != bool(getattr(self, f"{split}_images")):
+                raise ValueError(f"{split}_annotations and {split}_images go together: give both or neither")
+        self.model_config()
+
+    def model_config(self, **classes: Any) -> DetectionConfig:
+        """The model's configuration.
+
+        Args:
+            classes: `id2label` and `category_ids` of the data.
+
+        Raises:
+            ValueError: a key that no configuration has, or a value it cannot have.
+        """
+        values = dict(self.model)
+        family = values.pop("family", "conditional_detr")
+        if family not in CONFIG_CLASSES:
+            raise ValueError(f"model.family is {family!r}; it is one of {', '.join(CONFIG_CLASSES)}")
+        known = {spec.name for spec in dataclasses.fields(CONFIG_CLASSES[family])}
+        for name in sorted(set(values) - known):
+            close = difflib.get_close_matches(name, known, n=3) or sorted(known)
+            raise ValueError(f"model has no field {name!r}; did you mean {' or '.join(close)}?")
+        for spec in dataclasses.fields(CONFIG_CLASSES[family]):
+            if spec.name in values and isinstance(spec.default, bool | int | float | str):
+                values[spec.name] = _converted(f"model.{spec.name}", values[spec.name], type(spec.default))
+        return CONFIG_CLASSES[family](**{**values, **classes})
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _converted(name: str, value: Any, kind: type) -> Any:
+    """A value of the free-form `model` section in the type its field has: command lines give text."""
+    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, kind) or (
+        kind in (int, float) and isinstance(value, int | float) and not isinstance(value, bool)
+    ):
+        return value
+    try:
+        if kind in (int, float) and isinstance(value, str):
+            return kind(value)
+    except ValueError:
+        pass
+    raise ValueError(f"{name} is {value!r}; it must be of type {kind.__name__}")
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that is shipped.
+
+    Raises:
+        ValueError: neither.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise ValueError(f"recipe file {path} does not exist")
+    shipped = RECIPES / f"{name}.yaml"
+    if shipped.is_file():
+        return shipped
+    raise ValueError(f"there is no recipe {name!r}; there are {', '.join(recipe_names())}, or give a .yaml file")
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def changed_fields(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Which fields of a resumed run's recipe differ in a way that would change what is learned: "name: saved → now"."""
+    changes = []
+    for name in sorted(set(saved) | set(now)):
+        before, after = saved.get(name), now.get(name)
+        if name in FREE_ON_RESUME or before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = [k for k in sorted(set(before) | set(after)) if before.get(k) != after.get(k)]
+            changes += [f"{name}.{k}: {before.get(k)} → {after.get(k)}" for k in inner]
+        else:
+            changes.append(f"{name}: {before} → {after}")
+    return changes

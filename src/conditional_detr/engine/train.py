@@ -1,0 +1,585 @@
+"""Training: `cdetr train`.
+
+A step is a function of the recipe and the step's number: which images it takes, how they are augmented, which units
+dropout drops, what the learning rates are. So resuming needs the weights and the optimizer's state and nothing else, and
+continues exactly.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import yaml
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..checkpoints.files import read_pickled, write_atomically, write_json
+from ..data.coco import CocoDataset, check_same_categories, find_split, read_coco
+from ..data.loading import Batch, TrainingBatches, TrainingSet, collate, seed_of
+from ..data.transforms import training_transform
+from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
+from ..models.detection import DETECTORS, DetectionHead
+from ..processing.image_processor import ConditionalDetrImageProcessor, DetectionImageProcessor, DetrImageProcessor
+from ..processing.pixels import normalize
+from .checkpointing import checkpoints, newest_checkpoint, save_checkpoint
+from .evaluate import evaluate
+from .journal import Journal
+from .recipe import Recipe, changed_fields
+
+logger = logging.getLogger(__name__)
+
+PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
+    "conditional_detr": ConditionalDetrImageProcessor,
+    "detr": DetrImageProcessor,
+}
+# Below this, a transformer detector trained from nothing is a disappointment, and people should hear so beforehand.
+SMALL_SET = 10_000
+BIG_MODEL = 10_000_000  # weights; smaller ones are meant for small sets
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why and what to do."""
+
+
+class Interrupted(Exception):
+    """A run that was asked to stop, and has saved its state.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, signal_number: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; state saved in {checkpoint}")
+        self.signal = signal_number
+
+
+@dataclass
+class Progress:
+    """Where a run is; saved in checkpoints."""
+
+    step: int = 0
+    best_ap: float = -1.0
+    best_step: int = 0
+    evaluations_since_best: int = 0
+
+
+def train(recipe: Recipe) -> dict[str, Any]:
+    """Train as the recipe says, in one process or in as many as were started (`torchrun`, `accelerate launch`).
+
+    Writes to `recipe.output`: recipe.yaml, log.jsonl, curves.png, checkpoints/, best/, and at the end model/ and
+    metrics.json.
+
+    Returns:
+        The contents of metrics.json.
+
+    Raises:
+        OSError, ValueError: the data or the recipe is at fault; nothing has been trained.
+        TrainingError: the loss is no longer finite, or the run cannot be resumed.
+        Interrupted: SIGTERM or Ctrl-C; the state is saved.
+    """
+    return _Run(recipe).train()
+
+
+class _Run:
+    """One training run of this process."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.output = Path(recipe.output)
+        self.accelerator = _accelerator(recipe)
+        self.device = self.accelerator.device
+        self.world, self.rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.main = self.accelerator.is_main_process
+        parts = self.world * recipe.accumulate
+        if recipe.batch_size % parts:
+            raise ValueError(
+                f"batch_size {recipe.batch_size} does not divide into {self.world} processes × {recipe.accumulate} "
+                "micro-batches: it counts the images of a step over all of them"
+            )
+        self.train_set = _read_split(recipe, "train")
+        self.val_set = _read_split(recipe, "val")
+        check_same_categories(self.train_set, self.val_set)
+        checkpoint = self._find_checkpoint()
+        self.model, self.notes = _build_model(recipe, self.train_set, resuming=checkpoint is not None)
+        self.processor = PROCESSORS[self.model.config.model_type](
+            size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
+        )
+        self.batches = TrainingBatches(
+            self.train_set.sizes,
+            batch_size=recipe.batch_size,
+            parts=parts,
+            own_parts=range(self.rank * recipe.accumulate, (self.rank + 1) * recipe.accumulate),
+            epochs=recipe.epochs,
+            seed=recipe.seed,
+            group_by_shape=recipe.group_by_shape,
+        )
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        self.total_steps = recipe.epochs * self.steps_per_epoch
+        self.journal = Journal(self.output, self.total_steps, self.main)
+        self.progress = Progress()
+        self.bad_images = self.mismatched_sizes = 0
+        self.signal: int | None = None
+
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+        optimizer = _optimizer(recipe, self.model)
+        self.ema = _moving_average(self.model, recipe.ema) if recipe.ema else None
+        if checkpoint:
+            self._restore(*checkpoint, optimizer)
+        if recipe.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        if recipe.compile:
+            self.model.model.compile()
+        self.ddp, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+
+    # ------------------------------------------------------------------------------------------------ before
+
+    def _find_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
+        folder, wanted = self.output / "checkpoints", self.recipe.resume
+        found = None
+        if wanted == "auto":
+            found = newest_checkpoint(folder)
+        elif wanted:
+            found = Path(wanted), read_pickled(Path(wanted))
+        elif newest_checkpoint(folder):
+            raise TrainingError(
+                f"{self.output} holds a run already: continue it with --resume auto, or choose another --output"
+            )
+        if found:
+            changes = changed_fields(found[1]["recipe"], self.recipe.to_dict())
+            if changes:
+                raise TrainingError(
+                    f"cannot resume {found[0]}: the recipe changed ({'; '.join(changes)}). Undo that, or start a new "
+                    "run with another --output and --init_from"
+                )
+        return found
+
+    def _restore(self, path: Path, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        self.model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        if state["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self.batches.start_step = self.progress.step
+        self.journal.resume(self.progress.step)
+        if self.progress.best_ap >= 0:
+            self.journal.best_ap = self.progress.best_ap
+        self.notes.append(f"continuing from {path} (step {self.progress.step})")
+
+    def _introduce(self) -> None:
+        """Say what is about to happen, and write the effective configuration beside the run."""
+        say, recipe = self.journal.say, self.recipe
+        trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        config = self.model.config
+        say(
+            f"{config.model_type} with {config.backbone}, {sum(p.numel() for p in self.model.parameters()) / 1e6:.1f} M "
+            f"weights ({trained / 1e6:.1f} M trained), {config.num_queries} queries, {config.num_labels} classes"
+        )
+        for line in [*self.train_set.summary(config.num_queries), *self.val_set.summary()]:
+            say(line)
+        say(f"augmentation: {recipe.augmentation.describe()}")
+        say(
+            f"{self.total_steps} steps of {recipe.batch_size} images ({recipe.epochs} epochs) on {self.world} × {self.device}, "
+            f"{recipe.precision}; output in {self.output}"
+        )
+        for note in self.notes:
+            say(note)
+        if self.main:
+            text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+            write_atomically(self.output / "recipe.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
+
+    # ------------------------------------------------------------------------------------------------ during
+
+    def train(self) -> dict[str, Any]:
+        self.output.mkdir(parents=True, exist_ok=True)
+        self._introduce()
+        self.accelerator.init_trackers("tensorboard")
+        previous = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            with self.journal.progress:
+                self._loop()
+            return self._finish()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self.accelerator.end_training()
+
+    def _ask_to_stop(self, number: int, frame: Any) -> None:
+        if self.signal is not None:  # asked twice: the person means it
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def _loop(self) -> None:
+        recipe, progress = self.recipe, self.progress
+        loader = _loader(recipe, self.train_set, self.batches, self.device)
+        batches: Iterator[Batch] = iter(loader)
+        self.ddp.train()
+        started = time.perf_counter()
+        data_time = 0.0
+        while progress.step < self.total_steps and not self._stopping_early():
+            before_data = time.perf_counter()
+            micro_batches = [next(batches) for _ in range(recipe.accumulate)]
+            data_time += time.perf_counter() - before_data
+            losses = self._step(micro_batches)
+            progress.step += 1
+            epoch = progress.step / self.steps_per_epoch
+            if progress.step % recipe.log_steps == 0 or progress.step == self.total_steps:
+                values = {name: round(value, 5) for name, value in losses().items()}
+                now = time.perf_counter()
+                data_share = data_time / (now - started)
+                speed = recipe.batch_size * recipe.log_steps / (now - started)
+                self.journal.record(
+                    "train", progress.step, epoch, **values, lr=self.optimizer.param_groups[0]["lr"],
+                    images_per_second=round(speed, 2), data_share=round(data_share, 3),
+                )  # fmt: skip
+                self.accelerator.log(values, step=progress.step)
+                self.journal.show(progress.step, epoch, values["loss"], data_share)
+                started = now
+                data_time = 0.0
+            epoch_ended = progress.step % self.steps_per_epoch == 0
+            ended = progress.step == self.total_steps
+            if epoch_ended and (round(epoch) % recipe.eval_epochs == 0 or ended):
+                self._evaluate(epoch)
+                started = time.perf_counter()
+                if self._stopping_early():
+                    self.journal.say(f"no better AP in {recipe.early_stopping} evaluations: stopping early")
+                    ended = True
+            if epoch_ended or ended or (recipe.checkpoint_steps and progress.step % recipe.checkpoint_steps == 0):
+                self._save()
+            if self.stop_agreed and not ended:
+                path = self._save()
+                raise Interrupted(self.stop_agreed, path)
+
+    def _stopping_early(self) -> bool:
+        return 0 < self.recipe.early_stopping <= self.progress.evaluations_since_best
+
+    def _step(self, micro_batches: list[Batch]) -> Any:
+        """One optimizer step. Returns a function that fetches the losses from the device, to be called only when they
+        are wanted."""
+        recipe, step = self.recipe, self.progress.step
+        torch.manual_seed(seed_of(recipe.seed, "step", step, self.rank))
+        factor = learning_rate_factor(recipe, step, self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        normalizers = self._agree(micro_batches)
+        totals: list[dict[str, Tensor]] = []
+        for i, batch in enumerate(micro_batches):
+            self.bad_images += len(batch.bad_images)
+            self.mismatched_sizes += batch.mismatched_sizes
+            pixels, mask, labels = self._to_device(batch)
+            last = i == len(micro_batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.ddp):
+                output = self.ddp(pixels, mask, labels=labels, normalizers=normalizers)
+                self.accelerator.backward(output.loss)
+            totals.append({"loss": output.loss.detach(), **output.loss_dict})
+        norm = self.accelerator.clip_grad_norm_(self.ddp.parameters(), recipe.clip_norm or math.inf)
+        self._check_finite(torch.stack([t["loss"] for t in totals]).sum(), norm, micro_batches)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+
+        def fetch() -> dict[str, float]:
+            names = [name for name in totals[0] if not name.rpartition("_")[2].isdigit()]
+            stacked = torch.stack([torch.stack([t[name].float() for t in totals]).sum() for name in names])
+            return dict(zip(names, self.accelerator.reduce(stacked, "mean").tolist(), strict=True))
+
+        return fetch
+
+    def _agree(self, micro_batches: list[Batch]) -> LossNormalizers:
+        """The step's normalisers over all micro-batches and processes; with them, whether any process was told to stop."""
+        shares = [count_normalizers(self.model.config, batch.labels) for batch in micro_batches]
+        boxes, weight = (sum(values) for values in zip(*shares, strict=True))
+        stop = float(self.signal or 0)
+        if self.world > 1:
+            message = torch.tensor([boxes, weight], dtype=torch.float64, device=self.device)
+            stopped = torch.tensor([stop], device=self.device)
+            dist.all_reduce(message)
+            dist.all_reduce(stopped, dist.ReduceOp.MAX)
+            boxes, weight, stop = *message.tolist(), stopped.item()
+        self.stop_agreed = int(stop)
+        return share_normalizers(LossNormalizers(boxes, weight), self.world)
+
+    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
+        images = batch.images.to(self.device, non_blocking=True)
+        mask = None if batch.pixel_mask is None else batch.pixel_mask.to(self.device, non_blocking=True)
+        labels = [
+            {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in label.items()}
+            for label in batch.labels
+        ]
+        pixels = normalize(images, self.processor.image_mean, self.processor.image_std, self.processor.rescale_factor)
+        return pixels.contiguous(memory_format=torch.channels_last), mask, labels
+
+    def _check_finite(self, loss: Tensor, norm: Tensor, micro_batches: list[Batch]) -> None:
+        """Stop before a step that would spoil the weights, and save the state from before it."""
+        # A gradient that overflows under fp16 is the scaler's business; a loss that is not finite never is.
+        watched = loss if self.recipe.precision == "fp16" else loss + norm
+        bad = ~torch.isfinite(watched).to(torch.bool)
+        if self.world > 1 and self.recipe.precision == "fp16":
+            flag = bad.float()
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            bad = flag > 0
+        if not bool(bad):
+            return
+        ids = [label["image_id"] for batch in micro_batches for label in batch.labels]
+        if self.world > 1:
+            everyone: list[Any] = [None] * self.world
+            dist.all_gather_object(everyone, ids)
+            ids = [i for own in everyone for i in own]
+        step = self.progress.step
+        intact = all(bool(t.isfinite().all()) for t in self.model.state_dict().values() if t.is_floating_point())
+        if intact:
+            saved = f"the state from before it is in {self._save()}"
+        else:  # batch norm's statistics have seen the bad batch
+            earlier = checkpoints(self.output / "checkpoints")
+            saved = f"the last good state is in {earlier[-1]}" if earlier else "no earlier checkpoint had been saved"
+        raise TrainingError(
+            f"the loss is not finite at step {step + 1} (image ids {', '.join(map(str, ids))}): {saved}. Look at these "
+            "images; else lower lr, set clip_norm, or use --precision bf16 or fp32 instead of fp16"
+        )
+
+    # ------------------------------------------------------------------------------------------------ between
+
+    def _evaluated_model(self) -> DetectionHead:
+        return self.model if self.ema is None else self.ema.module
+
+    def _evaluate(self, epoch: float) -> None:
+        recipe, progress = self.recipe, self.progress
+        metrics = evaluate(
+            self._evaluated_model(),
+            self.processor,
+            self.val_set,
+            batch_size=recipe.eval_batch_size,
+            workers=worker_count(recipe.workers),
+            skip_bad=recipe.skip_bad_images,
+            precision=PRECISIONS[recipe.precision],
+        )
+        if metrics is None:
+            return
+        summary = metrics.summary
+        self.journal.record("eval", progress.step, epoch, **{k: round(v, 5) for k, v in summary.items()})
+        self.accelerator.log({f"val/{name}": value for name, value in summary.items()}, step=progress.step)
+        self.journal.say(
+            f"epoch {epoch:g}: AP {summary['AP']:.3f}, AP50 {summary['AP50']:.3f}, AP75 {summary['AP75']:.3f}"
+        )
+        self.journal.draw_curves()
+        progress.evaluations_since_best += 1
+        if summary["AP"] > progress.best_ap:
+            progress.best_ap, progress.best_step, progress.evaluations_since_best = summary["AP"], progress.step, 0
+            self.journal.best_ap = summary["AP"]
+            if self.main:
+                self._write_model(self.output / "best")
+                write_json(self.output / "best" / "metrics.json", {"step": progress.step, **metrics.to_dict()})
+
+    def _write_model(self, folder: Path) -> None:
+        self._evaluated_model().save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+
+    def _save(self) -> Path:
+        folder = self.output / "checkpoints"
+        path = folder / f"step-{self.progress.step:08d}.pt"
+        if self.main:
+            state = {
+                "recipe": self.recipe.to_dict(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "ema": None if self.ema is None else self.ema.state_dict(),
+                "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+                "progress": vars(self.progress),
+            }
+            save_checkpoint(folder, self.progress.step, state, self.recipe.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+        return path
+
+    # ------------------------------------------------------------------------------------------------ after
+
+    def _finish(self) -> dict[str, Any]:
+        """Write `model/` (the best weights, or the last where nothing was evaluated) and metrics.json."""
+        summary: dict[str, Any] = {}
+        if self.main:
+            best = self.output / "best"
+            if self.progress.best_ap >= 0 and (best / "config.json").is_file():
+                best_model = type(self.model).from_pretrained(best)
+                best_model.save_pretrained(self.output / "model")
+                summary = json.loads((best / "metrics.json").read_text())
+            else:
+                self._evaluated_model().save_pretrained(self.output / "model")
+            self.processor.save_pretrained(self.output / "model")
+            write_json(self.output / "metrics.json", summary)
+            self.journal.draw_curves()
+        if self.bad_images or self.mismatched_sizes:
+            self.journal.say(
+                f"{self.bad_images} times a damaged image was left out, {self.mismatched_sizes} times an image had "
+                "another size than its annotations say (boxes were scaled with it)"
+            )
+        if summary:
+            self.journal.say(f"best AP {summary['AP']:.3f} (AP50 {summary['AP50']:.3f}) at step {summary['step']}")
+        self.journal.say(f"model in {self.output / 'model'}, curves in {self.output / 'curves.png'}")
+        self.accelerator.wait_for_everyone()
+        return summary
+
+
+# ---------------------------------------------------------------------------------------------------- the pieces
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def learning_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """What the learning rates are multiplied with at a step (0 is the first): warm-up, then the schedule."""
+    if step < recipe.warmup_steps:
+        return (step + 1) / recipe.warmup_steps
+    if recipe.schedule == "cosine":
+        total = recipe.epochs * steps_per_epoch
+        share = (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * share))
+    return 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in recipe.drop_epochs)
+
+
+def worker_count(workers: int) -> int:
+    """The number of loading processes: as said, or one for each core, at most 8."""
+    return workers if workers >= 0 else min(8, os.cpu_count() or 1)
+
+
+def _accelerator(recipe: Recipe) -> Accelerator:
+    AcceleratorState._reset_state()  # a process may train twice, with different precision: a notebook, or tests
+    # With one decoder layer, Conditional DETR's query scale has nothing to scale and gets no gradient.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=recipe.model_config().decoder_layers == 1)
+    trackers = ["tensorboard"] if recipe.tensorboard and importlib.util.find_spec("tensorboard") else []
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # without this, accelerate does not start several processes on CPUs
+        mixed_precision={"fp32": "no"}.get(recipe.precision, recipe.precision),
+        log_with=trackers or None,
+        project_dir=recipe.output,
+        kwargs_handlers=[ddp],
+    )
+
+
+def _read_split(recipe: Recipe, split: str) -> CocoDataset:
+    annotations, images = getattr(recipe, f"{split}_annotations"), getattr(recipe, f"{split}_images")
+    if not annotations:
+        if not recipe.data:
+            raise ValueError("no data: give --data FOLDER, or annotation files and image folders (see --help)")
+        annotations, images = find_split(recipe.data, split)
+    dataset = read_coco(annotations, images, recipe.skip_bad_images)
+    if split == "train" and not len(dataset.boxes):
+        raise ValueError(f"{annotations} holds no annotations to train on")
+    return dataset
+
+
+def _build_model(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[DetectionHead, list[str]]:
+    """The model to train, and what its user should know about it."""
+    classes = {"id2label": dict(enumerate(data.category_names)), "category_ids": list(data.category_ids)}
+    config = recipe.model_config(**classes)
+    notes: list[str] = []
+    torch.manual_seed(seed_of(recipe.seed, "weights"))
+    model_class = DETECTORS[config.model_type]
+    if resuming:
+        config.use_pretrained_backbone = False  # every weight comes from the checkpoint
+        return model_class(config), notes
+    if recipe.init_from:
+        return _model_from_checkpoint(recipe, model_class, classes)
+    if config.use_pretrained_backbone:
+        model = model_class(config)
+        notes.append(f"backbone: ImageNet weights of {config.backbone}; the transformer starts from nothing")
+    else:
+        if config.backbone_norm == "frozen":
+            raise ValueError(
+                "model.backbone_norm 'frozen' keeps statistics, stem and first stage as they are, which needs "
+                "pretrained weights: set model.use_pretrained_backbone true, or --init_from, or "
+                "model.backbone_norm batch to train from scratch"
+            )
+        model = model_class(config)
+    size = sum(p.numel() for p in model.parameters())
+    if not config.use_pretrained_backbone and len(data) < SMALL_SET and size > BIG_MODEL:
+        notes.append(
+            f"note: {len(data)} images are few for training {size / 1e6:.0f} M weights from scratch: expect hundreds of "
+            "epochs and a low AP. Pretrained weights (--init_from a Conditional DETR checkpoint, or "
+            "model.use_pretrained_backbone true) reach more in a fraction of the time"
+        )
+    elif not config.use_pretrained_backbone:
+        notes.append("note: training from scratch; pretrained weights (--init_from) reach more in less time")
+    return model, notes
+
+
+def _model_from_checkpoint(
+    recipe: Recipe, model_class: type[DetectionHead], classes: dict[str, Any]
+) -> tuple[DetectionHead, list[str]]:
+    """Start from saved weights. The recipe's model fields win over the checkpoint's; other classes get a new classifier."""
+    values = {name: value for name, value in recipe.model.items() if name not in ("family", "use_pretrained_backbone")}
+    before = model_class.from_pretrained(recipe.init_from, **values)
+    known = before.config.id2label
+    if list(known.values()) == list(classes["id2label"].values()):
+        before.config.category_ids = classes["category_ids"]
+        return before, [f"starting from {recipe.init_from}, which knows these classes"]
+    before.config.id2label, before.config.category_ids = classes["id2label"], classes["category_ids"]
+    fresh = model_class(before.config)
+    replaced = {n: t for n, t in fresh.state_dict().items() if n.startswith("class_labels_classifier.")}
+    kept = {n: t for n, t in before.state_dict().items() if n not in replaced}
+    fresh.load_state_dict({**kept, **replaced})
+    names = [", ".join(list(n.values())[:4]) + (", …" if len(n) > 4 else "") for n in (known, classes["id2label"])]
+    return fresh, [
+        f"starting from {recipe.init_from}; its {len(known)} classes ({names[0]}) are not the data's "
+        f"{len(classes['id2label'])} ({names[1]}), so the classifier is new"
+    ]
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with one learning rate for the backbone and one for the rest; fused where the device has it."""
+    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for n, p in trained if ("backbone." in n) == of_backbone], "lr": rate, "base_lr": rate}
+        for of_backbone, rate in ((False, recipe.lr), (True, recipe.backbone_lr))
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=recipe.weight_decay, fused=True)
+
+
+def _moving_average(model: nn.Module, decay: float) -> Any:
+    """An exponential moving average of weights and statistics. Its decay rises to `decay` as (1 + n) / (10 + n), so that
+    the random start is soon forgotten."""
+
+    def update(averages: Any, values: Any, count: Tensor | int) -> None:
+        n = float(count)
+        weight = 1 - min(decay, (1 + n) / (10 + n))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, weight)
+        else:
+            torch._foreach_copy_(averages, values)
+
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+def _loader(recipe: Recipe, data: CocoDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
+    dataset = TrainingSet(data, training_transform(recipe.augmentation), recipe.seed, recipe.skip_bad_images)
+    workers = worker_count(recipe.workers)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # its own, so that loading draws nothing from the process's
+        worker_init_fn=_leave_signals_to_the_trainer,
+    )
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; loaders must live until the trainer has saved its state."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

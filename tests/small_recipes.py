@@ -1,0 +1,38 @@
+"""A training run of a few seconds."""
+
+from conditional_detr.data.augmentation import Augmentation
+from conditional_detr.engine.recipe import Recipe
+
+SMALL_MODEL = dict(
+    backbone="resnet18",
+    backbone_norm="batch",
+    output_stride=8,
+    d_model=32,
+    encoder_layers=1,
+    decoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=64,
+    decoder_ffn_dim=64,
+    num_queries=10,
+    auxiliary_loss=True,
+)
+
+
+def small_recipe(data, output, model=None, **values):
+    defaults = dict(
+        data=str(data),
+        output=str(output),
+        model={**SMALL_MODEL, **(model or {})},
+        image_size=64,
+        max_size=128,
+        augmentation=Augmentation(scales=[48, 64], max_size=128, crop=0.5, crop_scales=[64], crop_min=32, crop_max=48),
+        epochs=2,
+        batch_size=8,
+        lr=1e-3,
+        backbone_lr=1e-3,
+        workers=0,
+        log_steps=1,
+        tensorboard=False,
+    )
+    return Recipe(**{**defaults, **values})
