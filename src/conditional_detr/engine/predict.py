@@ -26,7 +26,8 @@ with warnings.catch_warnings():
 logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(Image.registered_extensions())
-TEXT_HEIGHT = 480  # pixels of image height at which labels have their plain size
+READABLE_SIDE = 256  # pixels: pictures whose short side is less are enlarged, or labels would hide what they name
+PLAIN_TEXT_SIDE = 640  # pixels of short side at which labels have their plain size
 
 
 def find_images(patterns: Sequence[str]) -> list[Path]:
@@ -117,19 +118,25 @@ def predict(
 
 
 def draw_detections(image: Tensor, detections: Sequence[Detection]) -> Image.Image:
-    """Draw boxes, labels and scores on an image (3, H, W) uint8. A class has the same colour in every picture."""
+    """Draw boxes, labels and scores on an image (3, H, W) uint8. A class has the same colour in every picture.
+
+    Small images are enlarged by a whole factor, so that labels can be read.
+    """
     canvas = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    factor = -(-READABLE_SIDE // min(canvas.size))
+    if factor > 1:
+        canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.BICUBIC)
     if not detections:
         return canvas
     shown = sv.Detections(
-        xyxy=np.array([d.box for d in detections], dtype=np.float32),
+        xyxy=np.array([d.box for d in detections], dtype=np.float32) * factor,
         confidence=np.array([d.score for d in detections], dtype=np.float32),
         class_id=np.array([d.class_id for d in detections]),
     )
-    scale = min(canvas.size) / TEXT_HEIGHT
+    scale = min(canvas.size) / PLAIN_TEXT_SIDE
     boxes = sv.BoxAnnotator(thickness=max(1, round(2 * scale)))
     labels = sv.LabelAnnotator(
-        text_scale=max(0.3, 0.5 * scale), text_thickness=max(1, round(scale)), text_padding=max(1, round(4 * scale)),
+        text_scale=max(0.35, 0.5 * scale), text_thickness=max(1, round(scale)), text_padding=max(2, round(4 * scale)),
         smart_position=True,
     )  # fmt: skip
     canvas = boxes.annotate(canvas, shown)

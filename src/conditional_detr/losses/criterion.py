@@ -125,20 +125,41 @@ def _normalizers_of_all_processes(
     return share_normalizers(LossNormalizers(*total.tolist()), dist.get_world_size())
 
 
+class _AbsentFocal(torch.autograd.Function):
+    """Sum over all but the first dimension of (1 - α) p² softplus(x), p = sigmoid(x): the focal loss of "not this class".
+
+    The gradient (1 - α) p² (p + 2 (1 - p) softplus(x)) is computed with the value, layer by layer and in place: a fifth
+    of the memory traffic that recording each operation would take.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: float) -> Tensor:
+        gradient = torch.empty_like(x)
+        sums = x.new_empty(len(x))
+        for i, layer in enumerate(x):
+            p = torch.sigmoid(layer)
+            softplus = F.softplus(layer)
+            weight = p.square().mul_(1 - alpha)
+            sums[i] = (weight * softplus).sum()
+            torch.mul(softplus.mul_(2), 1 - p, out=gradient[i]).add_(p).mul_(weight)
+        ctx.save_for_backward(gradient)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0].view(-1, *[1] * (gradient.dim() - 1)), None
+
+
 def _focal_sum(logits: Tensor, targets: Targets, matches: Matches, alpha: float) -> Tensor:
     """Sigmoid focal loss with γ = 2 (arXiv 1708.02002), summed over images, queries and classes. (L,)
 
     Every entry is first taken as "not this class"; the few matched ones are then corrected.
     """
-
-    def absent(x: Tensor) -> Tensor:
-        return (1 - alpha) * x.sigmoid().square() * F.softplus(x)
-
-    def present(x: Tensor) -> Tensor:
-        return alpha * (-x).sigmoid().square() * F.softplus(-x)
-
-    matched = logits[matches.layer, matches.image, matches.query, targets.classes[matches.target]]  # (M,)
-    return absent(logits).sum((1, 2, 3)).index_add(0, matches.layer, present(matched) - absent(matched))
+    x = logits[matches.layer, matches.image, matches.query, targets.classes[matches.target]]  # (M,)
+    absent = (1 - alpha) * x.sigmoid().square() * F.softplus(x)
+    present = alpha * (-x).sigmoid().square() * F.softplus(-x)
+    return _AbsentFocal.apply(logits, alpha).index_add(0, matches.layer, present - absent)
 
 
 def _cross_entropy_sum(logits: Tensor, targets: Targets, matches: Matches, config: DetectionConfig) -> Tensor:

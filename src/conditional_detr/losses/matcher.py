@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..config import DetectionConfig
-from .boxes import cxcywh_to_xyxy, generalized_iou
+from .boxes import generalized_iou
 
 
 class Targets(NamedTuple):
@@ -60,33 +60,38 @@ def match(config: DetectionConfig, logits: Tensor, boxes: Tensor, targets: Targe
         min(T_b, Q) matches for each layer and image b, ordered by layer and image.
     """
     logits, boxes = logits.detach(), boxes.detach().float()
-    at_class = targets.classes[None, :, None, None]
+    image, classes = targets.image, targets.classes
     if config.model_type == "conditional_detr":
-        picked = logits[:, targets.image]  # (L, T, Q, C)
-        x = picked.gather(-1, at_class.expand(*picked.shape[:3], 1))[..., 0].float()  # (L, T, Q)
+        x = logits[:, image, :, classes].float()  # (T, L, Q)
         p, alpha = x.sigmoid(), config.focal_alpha  # type: ignore[attr-defined]
         class_cost = alpha * (1 - p) ** 2 * -(p + 1e-8).log() - (1 - alpha) * p**2 * -(1 - p + 1e-8).log()
     else:
-        picked = logits.float().softmax(-1)[:, targets.image]
-        class_cost = -picked.gather(-1, at_class.expand(*picked.shape[:3], 1))[..., 0]
-    own = boxes[:, targets.image]  # (L, T, Q, 4): predictions of the target's own image
-    wanted = targets.boxes[None, :, None]
-    l1 = (own - wanted).abs().sum(-1)
-    giou = generalized_iou(cxcywh_to_xyxy(own), cxcywh_to_xyxy(wanted))
-    cost = config.class_cost * class_cost + config.bbox_cost * l1 - config.giou_cost * giou
+        class_cost = -logits.float().softmax(-1)[:, image, :, classes]
+    # Predictions of the target's own image, each coordinate in one piece: (4, T, L, Q).
+    own = boxes.permute(3, 1, 0, 2)[:, image]
+    wanted = targets.boxes.t()[:, :, None, None]  # (4, T, 1, 1)
+    l1 = (own - wanted).abs_().sum(0)
+    giou = generalized_iou(_planar_corners(own), _planar_corners(wanted))
+    cost = config.class_cost * class_cost + config.bbox_cost * l1 - config.giou_cost * giou  # (T, L, Q)
     return _assign(cost.cpu().numpy(), targets.counts, logits.device)
 
 
+def _planar_corners(boxes: Tensor) -> Tensor:
+    """(4, …) cxcywh -> (…, 4) xyxy, a view in which each coordinate still lies in one piece."""
+    centre, half = boxes[:2], boxes[2:] / 2
+    return torch.cat((centre - half, centre + half)).movedim(0, -1)
+
+
 def _assign(cost: np.ndarray, counts: list[int], device: torch.device) -> Matches:
-    """Solve the assignment of each layer and image. cost: (L, T, Q) with the targets of one image beside each other."""
+    """Solve the assignment of each layer and image. cost: (T, L, Q) with the targets of one image beside each other."""
     if not np.isfinite(cost).all():
         cost = np.nan_to_num(cost, nan=1e6, posinf=1e6, neginf=-1e6)
     columns: list[np.ndarray] = []
     ends = np.cumsum(counts)
-    for layer in range(len(cost)):
+    for layer in range(cost.shape[1]):
         for image, (end, count) in enumerate(zip(ends, counts, strict=True)):
             if count:
-                target, query = linear_sum_assignment(cost[layer, end - count : end])
+                target, query = linear_sum_assignment(cost[end - count : end, layer])
                 where = np.broadcast_to([[layer], [image]], (2, len(query)))
                 columns.append(np.vstack((where, query, target + end - count)))
     flat = np.concatenate(columns, axis=1) if columns else np.zeros((4, 0), dtype=np.int64)

@@ -1,0 +1,90 @@
+"""The whole way on generated scenes: data, training from scratch, evaluation, pictures. `cdetr demo`, `make demo`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from ..checkpoints.files import write_atomically, write_json
+from ..data.augmentation import Augmentation
+from ..data.coco import find_split, read_coco
+from ..data.scenes import generate_scenes
+from .detector import Detector
+from .evaluate import evaluate
+from .predict import find_images, predict
+from .recipe import Recipe, find_recipe
+from .train import train, worker_count
+
+IMAGES = {"train": 4000, "val": 200, "test": 200}
+SIZE = 96
+MAX_OBJECTS = 4
+SHAPES = ("circle", "square", "triangle", "star")
+SHOWN = 12  # held-out pictures on the contact sheet
+
+
+def run_demo(output: str, seed: int) -> None:
+    """Everything, with the defaults of `recipes/demo.yaml`. An interrupted demo goes on where it stopped."""
+    console = Console(highlight=False)
+    folder = Path(output)
+    started = time.time()
+    console.rule("1  data: generated scenes", align="left")
+    data = generate_scenes(folder / "data", IMAGES, size=SIZE, max_objects=MAX_OBJECTS, shapes=SHAPES, seed=seed)
+    console.print(f"{sum(IMAGES.values())} scenes in {data} ({time.time() - started:.0f} s)", soft_wrap=True)
+
+    console.rule("2  training from scratch (a few minutes on two CPU cores)", align="left")
+    started = time.time()
+    values = yaml.safe_load(find_recipe("demo").read_text(encoding="utf-8"))
+    values["augmentation"] = Augmentation(**values["augmentation"])
+    train(Recipe(**values, data=str(data), output=str(folder), seed=seed, resume="auto"))
+    seconds = time.time() - started
+
+    console.rule("3  evaluation on held-out scenes", align="left")
+    detector = Detector.from_pretrained(folder / "model")
+    metrics = evaluate(
+        detector.model,
+        detector.processor,
+        read_coco(*find_split(data, "test")),
+        batch_size=16,
+        workers=worker_count(-1),
+    )
+    assert metrics is not None
+    write_json(folder / "metrics.json", {**metrics.to_dict(), "training_seconds": round(seconds)})
+    console.print(
+        "  ".join(f"{name} {value:.3f}" for name, value in metrics.summary.items() if value >= 0), soft_wrap=True
+    )
+
+    console.rule("4  pictures", align="left")
+    rows = predict(detector, find_images([str(data / "images/test")])[:SHOWN], folder / "predictions", threshold=0.5)
+    sheet = folder / "predictions.png"
+    write_atomically(
+        sheet, lambda beside: contact_sheet([Path(row["picture"]) for row in rows]).save(beside, format="PNG")
+    )
+    console.print(
+        f"""
+AP {metrics.summary["AP"]:.3f}, AP50 {metrics.summary["AP50"]:.3f} after {seconds / 60:.1f} minutes of training
+  pictures  {sheet}, and one by one in {folder / "predictions"}
+  curves    {folder / "curves.png"}
+  figures   {folder / "metrics.json"}
+  model     {folder / "model"}
+
+what to try next
+  cdetr predict --model {folder / "model"} --images {data / "images/val"} --output more
+  cdetr train --config finetune --data path/to/your/coco/folder
+""",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def contact_sheet(pictures: list[Path], columns: int = 4, side: int = 288) -> Image.Image:
+    """Pictures side by side, each within `side` pixels."""
+    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side), "white")
+    for i, path in enumerate(pictures):
+        with Image.open(path) as picture:
+            picture.thumbnail((side, side))
+            sheet.paste(picture, (i % columns * side, i // columns * side))
+    return sheet
