@@ -49,12 +49,21 @@ def test_it_holds_for_every_norm_and_output_stride(norm, stride):
     assert_padding_changes_nothing(model, [torch.randn(3, 65, 97), torch.randn(3, 90, 41)], [(90, 97), (101, 128)])
 
 
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("backbone", ["resnet10t", "resnet26d", "resnet26"])
+def test_it_holds_for_the_variants_of_resnet(backbone, norm):
+    """Deep stems, average-pooled shortcuts, bottlenecks."""
+    model = randomise(small_model(backbone=backbone, output_stride=16, backbone_norm=norm)).eval()
+    assert model.model.backbone.is_plain_resnet
+    assert_padding_changes_nothing(model, [torch.randn(3, 65, 97), torch.randn(3, 90, 41)], [(90, 97), (101, 128)])
+
+
 def test_it_holds_for_learned_positions():
     model = randomise(small_model(position_embedding_type="learned")).eval()
     assert_padding_changes_nothing(model, [torch.randn(3, 65, 97), torch.randn(3, 90, 41)], [(101, 128)])
 
 
-@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "resnet26d", "seresnet33ts"])
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "seresnet33ts"])
 def test_other_backbones_see_one_size_at_a_time(backbone):
     assert backbone in timm.list_models()
     model = randomise(small_model(backbone=backbone, output_stride=16)).eval()

@@ -21,8 +21,8 @@ from .train import train, worker_count
 
 IMAGES = {"train": 4000, "val": 200, "test": 200}
 SIZE = 96
-MAX_OBJECTS = 4
-SHAPES = ("circle", "square", "triangle", "star")
+MAX_OBJECTS = 5
+SHAPES = ("circle", "square", "triangle", "star", "ring")
 SHOWN = 12  # held-out pictures on the contact sheet
 
 

@@ -8,6 +8,7 @@ argument, and padded cells are zeroed before each operation that looks at neighb
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -79,8 +80,9 @@ class Backbone(nn.Module):
     def _walk(self, x: Tensor, real: Tensor | None) -> list[Tensor]:
         net = self.model
         mask = None if real is None else real[:, None].to(x.dtype)  # (B, 1, H, W)
-        x = F.relu(_conv_norm(net["conv1"], net["bn1"], x, mask), inplace=True)
-        mask = _strided(mask, 2)
+        for conv, norm in _stem(net):
+            x = F.relu(_conv_norm(conv, norm, x, mask), inplace=True)
+            mask = _strided(mask, conv.stride[0])
         x = F.max_pool2d(x if mask is None else x * mask, 3, 2, 1)  # after ReLU, zeros never win over real cells
         mask = _strided(mask, 2)
         outputs = []
@@ -146,13 +148,14 @@ def _create(config: DetectionConfig) -> Any:
 
 
 def _is_plain_resnet(net: nn.Module) -> bool:
-    """Whether `net` is conv1, bn1, act1, maxpool and basic or bottleneck blocks, with nothing unusual inside."""
+    """Whether `net` is a stem of one or more convolutions, maxpool and basic or bottleneck blocks, with nothing unusual
+    inside: ResNet, its variants with deep stem or average-pooled shortcuts (resnet50d, resnet10t), ResNeXt, wide."""
     parts: dict[str, Any] = dict(net.named_children())
-    if "layer1" not in parts or not isinstance(parts.get("conv1"), nn.Conv2d):
+    if "layer1" not in parts or not isinstance(parts.get("conv1"), nn.Conv2d | nn.Sequential):
         return False
     blocks: list[Any] = [block for name, stage in parts.items() if name.startswith("layer") for block in stage]
     return (
-        parts["conv1"].kernel_size == (7, 7)
+        {type(part) for part in parts["conv1"].modules()} <= {nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU}
         and isinstance(parts["maxpool"], nn.MaxPool2d)
         and isinstance(parts["act1"], nn.ReLU)
         and all(
@@ -160,7 +163,7 @@ def _is_plain_resnet(net: nn.Module) -> bool:
             and getattr(block, "se", None) is None
             and getattr(block, "drop_path", None) is None
             and isinstance(block.aa, nn.Identity | None)
-            and (block.downsample is None or isinstance(block.downsample[0], nn.Conv2d))
+            and (block.downsample is None or type(block.downsample[0]) in (nn.Conv2d, nn.Identity, nn.AvgPool2d))
             for block in blocks
         )
     )
@@ -169,13 +172,21 @@ def _is_plain_resnet(net: nn.Module) -> bool:
 def _replace_batch_by_group_norm(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            norm = nn.GroupNorm(GROUP_NORM_GROUPS, child.num_features)
+            norm = nn.GroupNorm(math.gcd(GROUP_NORM_GROUPS, child.num_features), child.num_features)
             with torch.no_grad():
                 norm.weight.copy_(child.weight)
                 norm.bias.copy_(child.bias)
             setattr(module, name, norm)
         else:
             _replace_batch_by_group_norm(child)
+
+
+def _stem(net: Any) -> list[tuple[nn.Conv2d, nn.Module]]:
+    """The stem's convolutions, each with its norm; all are followed by a ReLU."""
+    if isinstance(net["conv1"], nn.Conv2d):
+        return [(net["conv1"], net["bn1"])]
+    parts = [part for part in net["conv1"] if not isinstance(part, nn.ReLU)] + [net["bn1"]]
+    return list(zip(parts[0::2], parts[1::2], strict=True))
 
 
 def _strided(mask: Tensor | None, stride: int) -> Tensor | None:
@@ -191,7 +202,10 @@ def block_forward(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     out_mask = _strided(mask, _block_stride(block))
     shortcut = x
     if block.downsample is not None:
-        shortcut = _conv_norm(block.downsample[0], block.downsample[1], x, mask)
+        *pool, conv, norm = block.downsample
+        for layer in pool:
+            shortcut = _average(layer, shortcut, mask)
+        shortcut = _conv_norm(conv, norm, shortcut, out_mask if pool else mask)
     x = F.relu(_conv_norm(block.conv1, block.bn1, x, mask), inplace=True)
     if isinstance(block, Bottleneck):
         x = F.relu(_conv_norm(block.conv2, block.bn2, x, mask), inplace=True)
@@ -199,6 +213,13 @@ def block_forward(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     else:
         x = _conv_norm(block.conv2, block.bn2, x, out_mask)
     return F.relu(x + shortcut, inplace=True)
+
+
+def _average(pool: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Average pooling over the real cells of each window, as at the edge of an image without padding."""
+    if mask is None or isinstance(pool, nn.Identity):
+        return pool(x)
+    return pool(x * mask) / pool(mask).clamp(min=1e-6)
 
 
 def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
