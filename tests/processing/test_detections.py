@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_the_processors_detect_what_transformers_detects(threshold: float, sizes
     outputs = SimpleNamespace(
         logits=2 * torch.randn(3, 50, 8, generator=generator), pred_boxes=torch.rand(3, 50, 4, generator=generator)
     )
-    pairs = [
+    pairs: list[tuple[Any, Any, list[dict[str, int]]]] = [
         (
             ConditionalDetrImageProcessor(),
             transformers.ConditionalDetrImageProcessor(),

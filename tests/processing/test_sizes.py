@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from transformers.image_processing_utils import get_size_dict
@@ -50,12 +51,13 @@ def test_a_needle_thin_image_keeps_a_pixel() -> None:
 
 
 def test_every_form_of_size_means_what_it_means_in_transformers() -> None:
+    as_attributes: Any = SizeDict
     assert size_dict() == {"shortest_edge": 800, "longest_edge": 1333}
     assert size_dict(480) == get_size_dict(480, max_size=1333, default_to_square=False)
     assert size_dict(480, max_size=640) == get_size_dict(480, max_size=640, default_to_square=False)
     assert size_dict((300, 400)) == get_size_dict((300, 400), default_to_square=False) == {"height": 300, "width": 400}
     for form in ({"shortest_edge": 5, "longest_edge": 9}, {"height": 5, "width": 6}, {"max_height": 5, "max_width": 6}):
-        assert size_dict(form) == size_dict(SizeDict(**form)) == form
+        assert size_dict(form) == size_dict(as_attributes(**form)) == form
     assert pad_size_dict(7) == pad_size_dict((7, 7)) == {"height": 7, "width": 7}
 
 
@@ -69,7 +71,7 @@ def test_a_resize_follows_the_form_of_its_size() -> None:
 @pytest.mark.parametrize(
     "size", [{"width": 5}, {"longest_edge": 5}, "800", 0, True, {"height": 5.5, "width": 5}, (1, 2, 3)]
 )
-def test_a_size_that_means_nothing_is_named(size: object) -> None:
+def test_a_size_that_means_nothing_is_named(size: Any) -> None:
     with pytest.raises(ValueError, match=r"size|shortest_edge|height") as error:
         size_dict(size)
     assert "\n" not in str(error.value)
