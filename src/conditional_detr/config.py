@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
 from typing import Any, ClassVar
+
+from typing_extensions import Self
 
 BACKBONE_NORMS = ("frozen", "batch", "group")
 OUTPUT_STRIDES = (4, 8, 16, 32)
+# Fields for which transformers 5 takes whole numbers only (2, and not 2.0): with others it refuses to open a folder.
+WHOLE_NUMBERS = (
+    "class_cost",
+    "bbox_cost",
+    "giou_cost",
+    "cls_loss_coefficient",
+    "bbox_loss_coefficient",
+    "giou_loss_coefficient",
+    "mask_loss_coefficient",
+    "dice_loss_coefficient",
+)
 
 
 @dataclass(kw_only=True, init=False)
@@ -66,6 +81,10 @@ class DetectionConfig:
     id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
     category_ids: list[int] | None = None
     is_thing: list[bool] | None = None
+    # what `forward` returns where the call does not say
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    return_dict: bool = True
 
     def __init__(self, *, num_labels: int | None = None, **values: Any) -> None:
         values = self._from_transformers(values)
@@ -92,9 +111,12 @@ class DetectionConfig:
                     f"backbone_config of model_type {nested['model_type']!r} (use_timm_backbone=false) is not supported; "
                     "use a checkpoint with a timm backbone"
                 )
-            values.setdefault("backbone", nested.get("backbone"))
+            values["backbone"] = values.get("backbone") or nested.get("backbone")
             if nested.get("output_stride") == 16:
                 values.setdefault("dilation", True)
+            last_stage = (nested.get("out_indices") or [-1])[-1]
+            if last_stage not in (-1, 4):  # stage i of a ResNet has stride 2^(i+1)
+                values.setdefault("output_stride", 2 ** (last_stage + 1))
         for derived in ("model_type", "label2id", "transformers_version"):
             values.pop(derived, None)
         return values
@@ -157,17 +179,55 @@ class DetectionConfig:
     def num_hidden_layers(self) -> int:
         return self.encoder_layers
 
+    @property
+    def use_return_dict(self) -> bool:
+        """transformers' older name of `return_dict`."""
+        return self.return_dict
+
     def to_dict(self) -> dict[str, Any]:
         """The fields as `config.json` holds them (`model_type` and `label2id` with them, unknown fields last)."""
         values = {spec.name: copy.deepcopy(getattr(self, spec.name)) for spec in fields(self)}
+        for name in WHOLE_NUMBERS:
+            if isinstance(values.get(name), float) and values[name].is_integer():
+                values[name] = int(values[name])
         values["id2label"] = {str(i): name for i, name in self.id2label.items()}
         values = {name: value for name, value in values.items() if value is not None}
         return {"model_type": self.model_type, **values, "label2id": self.label2id, **copy.deepcopy(self.extra)}
 
+    def to_json_string(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
     @classmethod
-    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> DetectionConfig:
+    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
         """Build from the contents of a `config.json`; `overrides` replace its values. Unknown fields are kept."""
         return cls(**{**values, **overrides})
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+        """Read the configuration of a checkpoint.
+
+        Args:
+            name: a folder, a `.pth` file, or a name on the Hugging Face hub.
+            options: values that replace the checkpoint's; and `revision`, `cache_dir`, `token`, `local_files_only`.
+
+        Raises:
+            OSError: there is no such checkpoint, or no network.
+            ValueError: it is of another model type, or not JSON.
+        """
+        from .checkpoints.pretrained import config_of  # checkpoints are built on configurations, not the reverse
+
+        return config_of(name, cls, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json`.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        from .checkpoints.files import write_json
+
+        write_json(Path(folder) / "config.json", self.to_dict())
 
 
 @dataclass(kw_only=True, init=False)

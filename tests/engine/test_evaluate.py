@@ -1,6 +1,9 @@
 """Evaluation gives COCO's figures, and the same ones however it is run."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -88,6 +91,25 @@ def test_figures_do_not_depend_on_the_batch_size_or_on_workers(detector):
     annotations = detector[2].to_coco()
     figures = [list(coco_metrics(annotations, results).summary.values()) for results in runs]
     np.testing.assert_allclose(figures[1:], [figures[0]] * 2, rtol=0, atol=1e-4)
+
+
+def test_over_several_processes_every_image_counts_once(detector, scenes, tmp_path):
+    model, processor, _ = detector
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    for processes in (1, 2):
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}",
+            "-m", "conditional_detr.cli", "eval", "--model", str(tmp_path / "model"), "--data", str(scenes),
+            "--batch_size", "3", "--workers", "0",
+            "--predictions", str(tmp_path / f"p{processes}.json"), "--metrics", str(tmp_path / f"m{processes}.json"),
+        ]  # fmt: skip
+        run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert run.returncode == 0, run.stdout + run.stderr
+    one, two = (json.loads((tmp_path / f"p{n}.json").read_text()) for n in (1, 2))
+    assert [row["image_id"] for row in one] == [row["image_id"] for row in two]
+    one, two = (json.loads((tmp_path / f"m{n}.json").read_text()) for n in (1, 2))
+    assert two["AP"] == pytest.approx(one["AP"], abs=1e-4) and two["AR_100"] == pytest.approx(one["AR_100"], abs=1e-4)
 
 
 def test_predictions_are_written_with_the_data_sets_own_ids(detector, tmp_path):

@@ -96,3 +96,15 @@ def test_an_unknown_backbone_or_stride_is_named():
         small_model(backbone="resnet5000")
     with pytest.raises(ValueError, match="output_stride 12 is not one of"):
         small_model(output_stride=12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiling_takes_the_model_in_one_graph_and_changes_nothing(family):
+    model = randomise(small_model(family)).eval()
+    pixels, mask = torch.randn(2, 3, 64, 96), torch.ones(2, 64, 96, dtype=torch.bool)
+    mask[0, 50:] = False
+    plain = model(pixels, mask)
+    model.compile(backend="eager", fullgraph=True)
+    for _ in range(2):
+        torch.testing.assert_close(model(pixels, mask).logits, plain.logits)
+    assert model(pixels[:, :, :48]).logits.shape == plain.logits.shape

@@ -75,7 +75,7 @@ class Detector:
         processor = PROCESSORS[family].from_pretrained(name, **{k: v for k, v in options.items() if k in HUB_OPTIONS})
         model.to(best_device() if device is None else torch.device(device))
         if compile:
-            model.model.compile()
+            model.compile()
         return cls(model, processor)
 
     def __call__(self, image: Any, threshold: float = 0.5) -> list[Detection]:

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from ..checkpoints.files import write_atomically
 
+LINE_SECONDS = 30  # between lines where the output is not a terminal
+
 
 class Journal:
     """Records a run; on processes other than the first it does nothing.
@@ -20,7 +22,9 @@ class Journal:
     """
 
     def __init__(self, folder: Path, total_steps: int, main: bool) -> None:
-        self.folder, self.main = folder, main
+        self.folder, self.main, self.total_steps = folder, main, total_steps
+        self.started_at = self.spoke_at = time.monotonic()
+        self.first_step = 0
         self.console = Console(quiet=not main, highlight=False)
         self.path = folder / "log.jsonl"
         self.best_ap: float | None = None
@@ -46,6 +50,7 @@ class Journal:
             text = "".join(json.dumps(row) + "\n" for row in self.rows)
             if self.main:
                 write_atomically(self.path, lambda beside: beside.write_text(text))
+        self.first_step = step
         self.progress.update(self.task, completed=step)
 
     def record(self, kind: str, step: int, epoch: float, **values: Any) -> None:
@@ -60,6 +65,11 @@ class Journal:
         best = "" if self.best_ap is None else f"  best AP {self.best_ap:.3f}"
         status = f"epoch {epoch:.1f}  loss {loss:.3f}{best}  waiting for data {data_share:.0%}"
         self.progress.update(self.task, completed=step, status=status)
+        now = time.monotonic()
+        if self.progress.disable and now - self.spoke_at > LINE_SECONDS:  # a log file gets a line now and then
+            self.spoke_at = now
+            left = (self.total_steps - step) * (now - self.started_at) / max(step - self.first_step, 1)
+            self.say(f"step {step}/{self.total_steps}  {status}  eta {left / 60:.0f} min")
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)

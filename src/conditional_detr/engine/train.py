@@ -143,7 +143,7 @@ class _Run:
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         if recipe.compile:
-            self.model.model.compile()
+            self.model.compile()
         self.ddp, self.optimizer = self.accelerator.prepare(self.model, optimizer)
 
     # ------------------------------------------------------------------------------------------------ before

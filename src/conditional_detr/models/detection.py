@@ -138,6 +138,10 @@ class DetectionHead(DetectionBase):
     def freeze_backbone(self) -> None:
         self.model.freeze_backbone()
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile everything but heads and loss (which waits for the host to match) with `torch.compile`."""
+        self.model.states = torch.compile(self.model.states, *args, **options)  # type: ignore[method-assign]
+
     def predict_from(self, normed: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor]:
         """The heads: (…, B, Q, d) to logits (…, B, Q, C) and boxes (…, B, Q, 4) cxcywh, relative.
 
