@@ -43,7 +43,7 @@ def test_every_command_has_help(command, capsys):
     ("arguments", "part"),
     [
         (["fly"], "no command 'fly'"),
-        (["train", "--config", "no_such_recipe"], "no recipe 'no_such_recipe'; there are conditional_detr_r50_50e"),
+        (["train", "--config", "no_such_recipe"], "no recipe 'no_such_recipe'; there are conditional_detr_dc5"),
         (["train", "--wings", "2"], "--wings"),
         (["train", "--epochs", "many"], "epochs"),
         (["train", "--epochs", "0"], "epochs is 0; it must be positive"),

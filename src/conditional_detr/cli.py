@@ -159,7 +159,7 @@ def _eval(arguments: list[str]) -> None:
     from .data.coco import find_split, read_coco
     from .engine.detector import Detector
     from .engine.evaluate import evaluate
-    from .engine.train import PRECISIONS, worker_count
+    from .engine.inference import PRECISIONS, worker_count
 
     files = (values["annotations"], values["images"])
     if not values["annotations"]:
@@ -220,8 +220,8 @@ def _predict(arguments: list[str]) -> None:
         raise UsageError(f"--threshold is {values['threshold']}; scores are in 0…1")
 
     from .engine.detector import Detector
+    from .engine.inference import worker_count
     from .engine.predict import find_images, predict
-    from .engine.train import worker_count
 
     images = find_images(values.pop("images"))
     detector = Detector.from_pretrained(values.pop("model"), device=values.pop("device") or None)

@@ -15,9 +15,10 @@ from ..data.coco import find_split, read_coco
 from ..data.scenes import generate_scenes
 from .detector import Detector
 from .evaluate import evaluate
+from .inference import worker_count
 from .predict import find_images, predict
 from .recipe import Recipe, find_recipe
-from .train import train, worker_count
+from .train import train
 
 IMAGES = {"train": 4000, "val": 200, "test": 200}
 SIZE = 96

@@ -16,8 +16,7 @@ from ..checkpoints.original import config_from_weights
 from ..models.detection import DETECTORS, DetectionHead
 from ..processing.image_processor import DetectionImageProcessor
 from ..processing.reading import as_rgb_tensor
-from .inference import detect_batch, prepare
-from .train import PROCESSORS
+from .inference import PROCESSORS, detect_batch, prepare
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.loading import batches_by_shape, read_sized_image
-from ..processing.image_processor import DetectionImageProcessor
+from ..processing.image_processor import ConditionalDetrImageProcessor, DetectionImageProcessor, DetrImageProcessor
 from ..processing.pixels import normalize, pad, resize
 from ..processing.sizes import size_after_resize
+
+PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
+    "conditional_detr": ConditionalDetrImageProcessor,
+    "detr": DetrImageProcessor,
+}
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def worker_count(workers: int) -> int:
+    """The number of loading processes: as said, or (-1) one for each core, at most 8."""
+    return workers if workers >= 0 else min(8, os.cpu_count() or 1)
 
 
 @dataclass

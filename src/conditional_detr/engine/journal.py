@@ -42,8 +42,8 @@ class Journal:
         )
         self.task = self.progress.add_task("train", total=total_steps, status="")
 
-    def resume(self, step: int) -> None:
-        """Forget what was written after the checkpoint that training continues from."""
+    def start(self, step: int) -> None:
+        """Forget what a run before wrote after the checkpoint that training continues from; all of it at step 0."""
         if self.path.is_file():
             rows = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
             self.rows = [row for row in rows if row["step"] <= step]

@@ -18,7 +18,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 # What a resumed run may change: it decides where and how often things are written or how fast data arrives, not what
 # is learned.
 FREE_ON_RESUME = (
-    "output", "resume", "workers", "keep_checkpoints", "checkpoint_steps", "log_steps", "eval_batch_size",
+    "data", "train_annotations", "train_images", "val_annotations", "val_images",  # what is in them is compared instead
+    "output", "resume", "init_from", "workers", "keep_checkpoints", "checkpoint_steps", "log_steps", "eval_batch_size",
     "gradient_checkpointing", "compile", "tensorboard",
 )  # fmt: skip
 

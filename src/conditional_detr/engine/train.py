@@ -11,7 +11,6 @@ import importlib.util
 import json
 import logging
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -34,19 +33,15 @@ from ..data.loading import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
 from ..models.detection import DETECTORS, DetectionHead
-from ..processing.image_processor import ConditionalDetrImageProcessor, DetectionImageProcessor, DetrImageProcessor
 from ..processing.pixels import normalize
 from .checkpointing import checkpoints, newest_checkpoint, save_checkpoint
 from .evaluate import evaluate
+from .inference import PRECISIONS, PROCESSORS, worker_count
 from .journal import Journal
 from .recipe import Recipe, changed_fields
 
 logger = logging.getLogger(__name__)
 
-PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
-    "conditional_detr": ConditionalDetrImageProcessor,
-    "detr": DetrImageProcessor,
-}
 # Below this, a transformer detector trained from nothing is a disappointment, and people should hear so beforehand.
 SMALL_SET = 10_000
 BIG_MODEL = 10_000_000  # weights; smaller ones are meant for small sets
@@ -160,13 +155,22 @@ class _Run:
                 f"{self.output} holds a run already: continue it with --resume auto, or choose another --output"
             )
         if found:
+            if not {"recipe", "data", "progress"} <= set(found[1]):
+                raise TrainingError(
+                    f"{found[0]} is not a checkpoint of a training run; start from weights with --init_from"
+                )
             changes = changed_fields(found[1]["recipe"], self.recipe.to_dict())
+            if found[1]["data"] != self._data_fingerprint():
+                changes.append("the data: other images or annotations than before")
             if changes:
                 raise TrainingError(
                     f"cannot resume {found[0]}: the recipe changed ({'; '.join(changes)}). Undo that, or start a new "
                     "run with another --output and --init_from"
                 )
         return found
+
+    def _data_fingerprint(self) -> list[int]:
+        return [dataset.fingerprint() for dataset in (self.train_set, self.val_set)]
 
     def _restore(self, path: Path, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         self.model.load_state_dict(state["model"])
@@ -177,7 +181,6 @@ class _Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         self.batches.start_step = self.progress.step
-        self.journal.resume(self.progress.step)
         if self.progress.best_ap >= 0:
             self.journal.best_ap = self.progress.best_ap
         self.notes.append(f"continuing from {path} (step {self.progress.step})")
@@ -208,6 +211,7 @@ class _Run:
 
     def train(self) -> dict[str, Any]:
         self.output.mkdir(parents=True, exist_ok=True)
+        self.journal.start(self.progress.step)
         self._introduce()
         self.accelerator.init_trackers("tensorboard")
         previous = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -297,7 +301,11 @@ class _Run:
 
         def fetch() -> dict[str, float]:
             names = [name for name in totals[0] if not name.rpartition("_")[2].isdigit()]
-            stacked = torch.stack([torch.stack([t[name].float() for t in totals]).sum() for name in names])
+            # Losses are shares of the step's; errors are means of a micro-batch.
+            counts = [len(totals) if name.endswith("_error") else 1 for name in names]
+            stacked = torch.stack(
+                [torch.stack([t[n].float() for t in totals]).sum() / c for n, c in zip(names, counts, strict=True)]
+            )
             return dict(zip(names, self.accelerator.reduce(stacked, "mean").tolist(), strict=True))
 
         return fetch
@@ -397,6 +405,7 @@ class _Run:
         if self.main:
             state = {
                 "recipe": self.recipe.to_dict(),
+                "data": self._data_fingerprint(),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "ema": None if self.ema is None else self.ema.state_dict(),
@@ -437,8 +446,6 @@ class _Run:
 
 # ---------------------------------------------------------------------------------------------------- the pieces
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 def learning_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """What the learning rates are multiplied with at a step (0 is the first): warm-up, then the schedule."""
@@ -449,11 +456,6 @@ def learning_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> flo
         share = (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps)
         return 0.5 * (1 + math.cos(math.pi * share))
     return 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in recipe.drop_epochs)
-
-
-def worker_count(workers: int) -> int:
-    """The number of loading processes: as said, or one for each core, at most 8."""
-    return workers if workers >= 0 else min(8, os.cpu_count() or 1)
 
 
 def _accelerator(recipe: Recipe) -> Accelerator:
