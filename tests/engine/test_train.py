@@ -208,6 +208,12 @@ def test_frozen_norms_without_pretrained_weights_are_refused(scenes, tmp_path):
         train(small_recipe(scenes, tmp_path, {"backbone_norm": "frozen"}))
 
 
+def test_learned_positions_that_do_not_reach_are_refused_at_the_start(scenes, tmp_path):
+    with pytest.raises(ValueError, match="up to 480 pixels, 60 cells of stride 8"):
+        train(small_recipe(scenes, tmp_path, {"position_embedding_type": "learned"}, image_size=480, max_size=500))
+    assert not tmp_path.exists() or not any(tmp_path.iterdir())
+
+
 def test_early_stopping_stops(scenes, tmp_path):
     """Nothing is learned at this rate, so AP cannot get better after the first evaluation."""
     model = {"backbone_norm": "group"}

@@ -134,7 +134,7 @@ def draw_detections(image: Tensor, detections: Sequence[Detection]) -> Image.Ima
         class_id=np.array([d.class_id for d in detections]),
     )
     scale = min(canvas.size) / PLAIN_TEXT_SIDE
-    boxes = sv.BoxAnnotator(thickness=max(1, round(2 * scale)))
+    boxes = sv.BoxAnnotator(thickness=max(2, round(2 * scale)))
     labels = sv.LabelAnnotator(
         text_scale=max(0.35, 0.5 * scale), text_thickness=max(1, round(scale)), text_padding=max(2, round(4 * scale)),
         smart_position=True,

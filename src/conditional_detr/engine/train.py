@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
@@ -33,7 +34,9 @@ from ..data.loading import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
 from ..models.detection import DETECTORS, DetectionHead
+from ..models.position import MAX_LEARNED_CELLS
 from ..processing.pixels import normalize
+from ..processing.sizes import output_size
 from .checkpointing import checkpoints, newest_checkpoint, save_checkpoint
 from .evaluate import evaluate
 from .inference import PRECISIONS, PROCESSORS, worker_count
@@ -111,6 +114,8 @@ class _Run:
         check_same_categories(self.train_set, self.val_set)
         checkpoint = self._find_checkpoint()
         self.model, self.notes = _build_model(recipe, self.train_set, resuming=checkpoint is not None)
+        if self.model.config.position_embedding_type == "learned":
+            _check_learned_positions(recipe, self.model, [self.train_set, self.val_set])
         self.processor = PROCESSORS[self.model.config.model_type](
             size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
         )
@@ -539,6 +544,23 @@ def _model_from_checkpoint(
         f"starting from {recipe.init_from}; its {len(known)} classes ({names[0]}) are not the data's "
         f"{len(classes['id2label'])} ({names[1]}), so the classifier is new"
     ]
+
+
+def _check_learned_positions(recipe: Recipe, model: DetectionHead, datasets: list[CocoDataset]) -> None:
+    """Refuse at the start what would otherwise fail at the first large image."""
+    settings = recipe.augmentation
+    stride = model.model.backbone.stride
+    for dataset, short, long in (
+        (datasets[0], max(settings.scales), settings.max_size),
+        (datasets[1], recipe.image_size, recipe.max_size),
+    ):
+        largest = max(max(output_size(int(h), int(w), short, long)) for h, w in np.unique(dataset.sizes, axis=0))
+        if -(-largest // stride) > MAX_LEARNED_CELLS:
+            raise ValueError(
+                f"learned positions reach {MAX_LEARNED_CELLS} cells a side; images of {dataset.annotation_file} become up "
+                f"to {largest} pixels, {-(-largest // stride)} cells of stride {stride}: use smaller sizes, a larger "
+                "model.output_stride, or model.position_embedding_type sine"
+            )
 
 
 def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
