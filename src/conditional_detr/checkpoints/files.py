@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # torch and safetensors have their own words for a full disk
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors have their own words for a full disk, which say nothing to a person
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        free = shutil.disk_usage(path.parent).free / 2**20
         raise OSError(
-            f"cannot write {path}: {error}. Free some space or choose another folder; nothing was lost"
+            f"cannot write {path}: {reason} ({free:.0f} MiB are free there). Free some space or choose another folder; "
+            "nothing that was written before is lost"
         ) from error
     finally:
         beside.unlink(missing_ok=True)
