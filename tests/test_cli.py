@@ -1,14 +1,17 @@
 """The command line: instant help, one line for every error a user can cause, exit codes."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from coco_files import box, write_set
 from small_models import small_model
 
 from conditional_detr.cli import COMMANDS, main
+from conditional_detr.engine.recipe import recipe_names
 
 
 def run(*arguments, capsys):
@@ -95,3 +98,11 @@ def test_data_makes_a_data_set_that_training_finds(tmp_path, capsys):
     code, _ = run("data", "--output", tmp_path / "d", "--train", 2, "--val", 1, "--size", 48, capsys=capsys)
     assert code == 0
     assert len(json.loads((tmp_path / "d/annotations/train.json").read_text())["images"]) == 2
+
+
+def test_the_commands_that_the_documents_show_exist():
+    root = Path(__file__).parents[1]
+    texts = [path.read_text(encoding="utf-8") for path in (root / "README.md", *sorted((root / "docs").glob("*.md")))]
+    commands = {name for text in texts for name in re.findall(r"\bcdetr ([a-z]+)\b", text)}
+    recipes = {name for text in texts for name in re.findall(r"--config ([a-z0-9_]+)\b", text)}
+    assert commands <= set(COMMANDS) and recipes <= set(recipe_names())

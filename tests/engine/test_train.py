@@ -14,8 +14,9 @@ from small_models import small_model
 from small_recipes import small_recipe
 
 from conditional_detr.engine.checkpointing import checkpoints, newest_checkpoint, save_checkpoint
+from conditional_detr.engine.optimization import learning_rate_factor
 from conditional_detr.engine.recipe import Recipe, find_recipe, recipe_names
-from conditional_detr.engine.train import Interrupted, TrainingError, learning_rate_factor, train
+from conditional_detr.engine.train import Interrupted, TrainingError, train
 
 
 def rows(run, kind):

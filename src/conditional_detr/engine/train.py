@@ -19,35 +19,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..checkpoints.files import read_pickled, write_atomically, write_json
-from ..data.coco import CocoDataset, check_same_categories, find_split, read_coco
+from ..data.coco import CocoDataset, check_same_categories
 from ..data.loading import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
-from ..models.detection import DETECTORS, DetectionHead
-from ..models.position import MAX_LEARNED_CELLS
+from ..models.detection import DetectionHead
 from ..processing.pixels import normalize
-from ..processing.sizes import output_size
 from .checkpointing import checkpoints, newest_checkpoint, save_checkpoint
 from .evaluate import evaluate
 from .inference import PRECISIONS, PROCESSORS, worker_count
 from .journal import Journal
+from .optimization import build_optimizer, learning_rate_factor, moving_average
 from .recipe import Recipe, changed_fields
+from .starting import build_model, check_learned_positions, read_split
 
 logger = logging.getLogger(__name__)
-
-# Below this, a transformer detector trained from nothing is a disappointment, and people should hear so beforehand.
-SMALL_SET = 10_000
-BIG_MODEL = 10_000_000  # weights; smaller ones are meant for small sets
 
 
 class TrainingError(RuntimeError):
@@ -109,13 +104,13 @@ class _Run:
                 f"batch_size {recipe.batch_size} does not divide into {self.world} processes × {recipe.accumulate} "
                 "micro-batches: it counts the images of a step over all of them"
             )
-        self.train_set = _read_split(recipe, "train")
-        self.val_set = _read_split(recipe, "val")
+        self.train_set = read_split(recipe, "train")
+        self.val_set = read_split(recipe, "val")
         check_same_categories(self.train_set, self.val_set)
         checkpoint = self._find_checkpoint()
-        self.model, self.notes = _build_model(recipe, self.train_set, resuming=checkpoint is not None)
+        self.model, self.notes = build_model(recipe, self.train_set, resuming=checkpoint is not None)
         if self.model.config.position_embedding_type == "learned":
-            _check_learned_positions(recipe, self.model, [self.train_set, self.val_set])
+            check_learned_positions(recipe, self.model, [self.train_set, self.val_set])
         self.processor = PROCESSORS[self.model.config.model_type](
             size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
         )
@@ -136,8 +131,8 @@ class _Run:
         self.signal: int | None = None
 
         self.model.to(self.device).to(memory_format=torch.channels_last)
-        optimizer = _optimizer(recipe, self.model)
-        self.ema = _moving_average(self.model, recipe.ema) if recipe.ema else None
+        optimizer = build_optimizer(recipe, self.model)
+        self.ema = moving_average(self.model, recipe.ema) if recipe.ema else None
         if checkpoint:
             self._restore(*checkpoint, optimizer)
         if recipe.gradient_checkpointing:
@@ -449,20 +444,6 @@ class _Run:
         return summary
 
 
-# ---------------------------------------------------------------------------------------------------- the pieces
-
-
-def learning_rate_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """What the learning rates are multiplied with at a step (0 is the first): warm-up, then the schedule."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    if recipe.schedule == "cosine":
-        total = recipe.epochs * steps_per_epoch
-        share = (step - recipe.warmup_steps) / max(1, total - recipe.warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * share))
-    return 0.1 ** sum(step >= epoch * steps_per_epoch for epoch in recipe.drop_epochs)
-
-
 def _accelerator(recipe: Recipe) -> Accelerator:
     AcceleratorState._reset_state()  # a process may train twice, with different precision: a notebook, or tests
     # With one decoder layer, Conditional DETR's query scale has nothing to scale and gets no gradient.
@@ -475,117 +456,6 @@ def _accelerator(recipe: Recipe) -> Accelerator:
         project_dir=recipe.output,
         kwargs_handlers=[ddp],
     )
-
-
-def _read_split(recipe: Recipe, split: str) -> CocoDataset:
-    annotations, images = getattr(recipe, f"{split}_annotations"), getattr(recipe, f"{split}_images")
-    if not annotations:
-        if not recipe.data:
-            raise ValueError("no data: give --data FOLDER, or annotation files and image folders (see --help)")
-        annotations, images = find_split(recipe.data, split)
-    dataset = read_coco(annotations, images, recipe.skip_bad_images)
-    if split == "train" and not len(dataset.boxes):
-        raise ValueError(f"{annotations} holds no annotations to train on")
-    return dataset
-
-
-def _build_model(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[DetectionHead, list[str]]:
-    """The model to train, and what its user should know about it."""
-    classes = {"id2label": dict(enumerate(data.category_names)), "category_ids": list(data.category_ids)}
-    config = recipe.model_config(**classes)
-    notes: list[str] = []
-    torch.manual_seed(seed_of(recipe.seed, "weights"))
-    model_class = DETECTORS[config.model_type]
-    if resuming:
-        config.use_pretrained_backbone = False  # every weight comes from the checkpoint
-        return model_class(config), notes
-    if recipe.init_from:
-        return _model_from_checkpoint(recipe, model_class, classes)
-    if config.use_pretrained_backbone:
-        model = model_class(config)
-        notes.append(f"backbone: ImageNet weights of {config.backbone}; the transformer starts from nothing")
-    else:
-        if config.backbone_norm == "frozen":
-            raise ValueError(
-                "model.backbone_norm 'frozen' keeps statistics, stem and first stage as they are, which needs "
-                "pretrained weights: set model.use_pretrained_backbone true, or --init_from, or "
-                "model.backbone_norm batch to train from scratch"
-            )
-        model = model_class(config)
-    size = sum(p.numel() for p in model.parameters())
-    if not config.use_pretrained_backbone and len(data) < SMALL_SET and size > BIG_MODEL:
-        notes.append(
-            f"note: {len(data)} images are few for training {size / 1e6:.0f} M weights from scratch: expect hundreds of "
-            "epochs and a low AP. Pretrained weights (--init_from a Conditional DETR checkpoint, or "
-            "model.use_pretrained_backbone true) reach more in a fraction of the time"
-        )
-    elif not config.use_pretrained_backbone:
-        notes.append("note: training from scratch; pretrained weights (--init_from) reach more in less time")
-    return model, notes
-
-
-def _model_from_checkpoint(
-    recipe: Recipe, model_class: type[DetectionHead], classes: dict[str, Any]
-) -> tuple[DetectionHead, list[str]]:
-    """Start from saved weights. The recipe's model fields win over the checkpoint's; other classes get a new classifier."""
-    values = {name: value for name, value in recipe.model.items() if name not in ("family", "use_pretrained_backbone")}
-    before = model_class.from_pretrained(recipe.init_from, **values)
-    known = before.config.id2label
-    if list(known.values()) == list(classes["id2label"].values()):
-        before.config.category_ids = classes["category_ids"]
-        return before, [f"starting from {recipe.init_from}, which knows these classes"]
-    before.config.id2label, before.config.category_ids = classes["id2label"], classes["category_ids"]
-    fresh = model_class(before.config)
-    replaced = {n: t for n, t in fresh.state_dict().items() if n.startswith("class_labels_classifier.")}
-    kept = {n: t for n, t in before.state_dict().items() if n not in replaced}
-    fresh.load_state_dict({**kept, **replaced})
-    names = [", ".join(list(n.values())[:4]) + (", …" if len(n) > 4 else "") for n in (known, classes["id2label"])]
-    return fresh, [
-        f"starting from {recipe.init_from}; its {len(known)} classes ({names[0]}) are not the data's "
-        f"{len(classes['id2label'])} ({names[1]}), so the classifier is new"
-    ]
-
-
-def _check_learned_positions(recipe: Recipe, model: DetectionHead, datasets: list[CocoDataset]) -> None:
-    """Refuse at the start what would otherwise fail at the first large image."""
-    settings = recipe.augmentation
-    stride = model.model.backbone.stride
-    for dataset, short, long in (
-        (datasets[0], max(settings.scales), settings.max_size),
-        (datasets[1], recipe.image_size, recipe.max_size),
-    ):
-        largest = max(max(output_size(int(h), int(w), short, long)) for h, w in np.unique(dataset.sizes, axis=0))
-        if -(-largest // stride) > MAX_LEARNED_CELLS:
-            raise ValueError(
-                f"learned positions reach {MAX_LEARNED_CELLS} cells a side; images of {dataset.annotation_file} become up "
-                f"to {largest} pixels, {-(-largest // stride)} cells of stride {stride}: use smaller sizes, a larger "
-                "model.output_stride, or model.position_embedding_type sine"
-            )
-
-
-def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW with one learning rate for the backbone and one for the rest; fused where the device has it."""
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for n, p in trained if ("backbone." in n) == of_backbone], "lr": rate, "base_lr": rate}
-        for of_backbone, rate in ((False, recipe.lr), (True, recipe.backbone_lr))
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=recipe.weight_decay, fused=True)
-
-
-def _moving_average(model: nn.Module, decay: float) -> Any:
-    """An exponential moving average of weights and statistics. Its decay rises to `decay` as (1 + n) / (10 + n), so that
-    the random start is soon forgotten."""
-
-    def update(averages: Any, values: Any, count: Tensor | int) -> None:
-        n = float(count)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, weight)
-        else:
-            torch._foreach_copy_(averages, values)
-
-    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def _loader(recipe: Recipe, data: CocoDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:

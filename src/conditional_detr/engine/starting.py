@@ -1,0 +1,105 @@
+"""What a training run starts from: its data, its model, and what its user should know about them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.coco import CocoDataset, find_split, read_coco
+from ..data.loading import seed_of
+from ..models.detection import DETECTORS, DetectionHead
+from ..models.position import MAX_LEARNED_CELLS
+from ..processing.sizes import output_size
+from .recipe import Recipe
+
+# Below this, a transformer detector trained from nothing is a disappointment, and people should hear so beforehand.
+SMALL_SET = 10_000
+BIG_MODEL = 10_000_000  # weights; smaller ones are meant for small sets
+
+
+def read_split(recipe: Recipe, split: str) -> CocoDataset:
+    annotations, images = getattr(recipe, f"{split}_annotations"), getattr(recipe, f"{split}_images")
+    if not annotations:
+        if not recipe.data:
+            raise ValueError("no data: give --data FOLDER, or annotation files and image folders (see --help)")
+        annotations, images = find_split(recipe.data, split)
+    dataset = read_coco(annotations, images, recipe.skip_bad_images)
+    if split == "train" and not len(dataset.boxes):
+        raise ValueError(f"{annotations} holds no annotations to train on")
+    return dataset
+
+
+def build_model(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[DetectionHead, list[str]]:
+    """The model to train, and what its user should know about it."""
+    classes = {"id2label": dict(enumerate(data.category_names)), "category_ids": list(data.category_ids)}
+    config = recipe.model_config(**classes)
+    notes: list[str] = []
+    torch.manual_seed(seed_of(recipe.seed, "weights"))
+    model_class = DETECTORS[config.model_type]
+    if resuming:
+        config.use_pretrained_backbone = False  # every weight comes from the checkpoint
+        return model_class(config), notes
+    if recipe.init_from:
+        return _model_from_checkpoint(recipe, model_class, classes)
+    if config.use_pretrained_backbone:
+        model = model_class(config)
+        notes.append(f"backbone: ImageNet weights of {config.backbone}; the transformer starts from nothing")
+    else:
+        if config.backbone_norm == "frozen":
+            raise ValueError(
+                "model.backbone_norm 'frozen' keeps statistics, stem and first stage as they are, which needs "
+                "pretrained weights: set model.use_pretrained_backbone true, or --init_from, or "
+                "model.backbone_norm batch to train from scratch"
+            )
+        model = model_class(config)
+    size = sum(p.numel() for p in model.parameters())
+    if not config.use_pretrained_backbone and len(data) < SMALL_SET and size > BIG_MODEL:
+        notes.append(
+            f"note: {len(data)} images are few for training {size / 1e6:.0f} M weights from scratch: expect hundreds of "
+            "epochs and a low AP. Pretrained weights (--init_from a Conditional DETR checkpoint, or "
+            "model.use_pretrained_backbone true) reach more in a fraction of the time"
+        )
+    elif not config.use_pretrained_backbone:
+        notes.append("note: training from scratch; pretrained weights (--init_from) reach more in less time")
+    return model, notes
+
+
+def _model_from_checkpoint(
+    recipe: Recipe, model_class: type[DetectionHead], classes: dict[str, Any]
+) -> tuple[DetectionHead, list[str]]:
+    """Start from saved weights. The recipe's model fields win over the checkpoint's; other classes get a new classifier."""
+    values = {name: value for name, value in recipe.model.items() if name not in ("family", "use_pretrained_backbone")}
+    before = model_class.from_pretrained(recipe.init_from, **values)
+    known = before.config.id2label
+    if list(known.values()) == list(classes["id2label"].values()):
+        before.config.category_ids = classes["category_ids"]
+        return before, [f"starting from {recipe.init_from}, which knows these classes"]
+    before.config.id2label, before.config.category_ids = classes["id2label"], classes["category_ids"]
+    fresh = model_class(before.config)
+    replaced = {n: t for n, t in fresh.state_dict().items() if n.startswith("class_labels_classifier.")}
+    kept = {n: t for n, t in before.state_dict().items() if n not in replaced}
+    fresh.load_state_dict({**kept, **replaced})
+    names = [", ".join(list(n.values())[:4]) + (", …" if len(n) > 4 else "") for n in (known, classes["id2label"])]
+    return fresh, [
+        f"starting from {recipe.init_from}; its {len(known)} classes ({names[0]}) are not the data's "
+        f"{len(classes['id2label'])} ({names[1]}), so the classifier is new"
+    ]
+
+
+def check_learned_positions(recipe: Recipe, model: DetectionHead, datasets: list[CocoDataset]) -> None:
+    """Refuse at the start what would otherwise fail at the first large image."""
+    settings = recipe.augmentation
+    stride = model.model.backbone.stride
+    for dataset, short, long in (
+        (datasets[0], max(settings.scales), settings.max_size),
+        (datasets[1], recipe.image_size, recipe.max_size),
+    ):
+        largest = max(max(output_size(int(h), int(w), short, long)) for h, w in np.unique(dataset.sizes, axis=0))
+        if -(-largest // stride) > MAX_LEARNED_CELLS:
+            raise ValueError(
+                f"learned positions reach {MAX_LEARNED_CELLS} cells a side; images of {dataset.annotation_file} become up "
+                f"to {largest} pixels, {-(-largest // stride)} cells of stride {stride}: use smaller sizes, a larger "
+                "model.output_stride, or model.position_embedding_type sine"
+            )
