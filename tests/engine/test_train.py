@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,9 +89,23 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(scene
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("family", ["conditional_detr", "detr"])
-def test_two_processes_and_micro_batches_train_like_one(scenes, tmp_path, family):
+def sparse(scenes, folder):
+    """The scenes, most of them without objects, so that a process or micro-batch often has no target at all."""
+    shutil.copytree(scenes, folder)
+    path = folder / "annotations/train.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in (2, 3, 11)]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "most_are_empty"), [("conditional_detr", False), ("conditional_detr", True), ("detr", True)]
+)
+def test_two_processes_and_micro_batches_train_like_one(scenes, tmp_path, family, most_are_empty):
     """Both normalisers: the loss of every step is the same however a batch is split."""
+    if most_are_empty:
+        scenes = sparse(scenes, tmp_path / "sparse")
     torch.manual_seed(0)
     values = dict(backbone_norm="frozen", dropout=0.0)
     small_model(family, **values).save_pretrained(tmp_path / "start")
@@ -161,9 +176,25 @@ def test_resuming_with_another_recipe_names_the_fields(scenes, tmp_path):
         train(small_recipe(scenes, tmp_path, epochs=1))
     with pytest.raises(TrainingError, match=r"lr: 0\.001 → 0\.01; model\.num_queries: 10 → 12"):
         train(small_recipe(scenes, tmp_path, {"num_queries": 12}, epochs=1, lr=0.01, resume="auto"))
-    train(
-        small_recipe(scenes, tmp_path, epochs=1, resume="auto", log_steps=5)
-    )  # what does not change learning may change
+
+
+def test_resuming_compares_the_data_itself_and_not_its_path(scenes, tmp_path):
+    train(small_recipe(scenes, tmp_path / "run", epochs=1))
+    moved = shutil.copytree(scenes, tmp_path / "moved")
+    # What does not change learning may change: here, where the data is and how often is logged.
+    train(small_recipe(moved, tmp_path / "run", epochs=1, resume="auto", log_steps=5))
+    path = moved / "annotations/train.json"
+    content = json.loads(path.read_text())
+    content["annotations"].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(TrainingError, match="the data: other images or annotations"):
+        train(small_recipe(moved, tmp_path / "run", epochs=1, resume="auto"))
+
+
+def test_a_file_that_is_no_checkpoint_is_named(scenes, tmp_path):
+    torch.save({"weights": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(TrainingError, match=r"other\.pt is not a checkpoint of a training run"):
+        train(small_recipe(scenes, tmp_path / "run", epochs=1, resume=str(tmp_path / "other.pt")))
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
