@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import transformers
-from golden_cases import golden, golden_weights
+from golden_cases import SHARED, golden, golden_weights
 from safetensors.torch import load_file, save_file
 from small_models import FAMILIES, randomise, small_config, small_model
 
@@ -109,6 +109,27 @@ def test_an_original_file_says_what_its_model_is(family, tmp_path):
         assert (config.encoder_layers, config.decoder_layers, config.decoder_ffn_dim) == (2, 3, 512)
         # the paper's training, not transformers' defaults
         assert (config.dropout, config.attention_dropout, config.auxiliary_loss) == (0.1, 0.1, True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_published_files_know_cocos_names_by_id(family, tmp_path):
+    """Trap 9: 91 classes numbered by COCO id, of which data sets have 80; evaluation maps them by name."""
+    _, facts = golden(f"{family}_r18")
+    weights = golden_weights(facts["parameters"])
+    rows = 91 if family == "conditional_detr" else 92
+    weights["class_embed.weight"], weights["class_embed.bias"] = torch.zeros(rows, 256), torch.zeros(rows)
+    torch.save({"model": weights}, tmp_path / "coco.pth")
+    config = DETECTORS[family].from_pretrained(tmp_path / "coco.pth").config
+    assert (config.num_labels, config.id2label[1], config.id2label[17], config.id2label[90]) == (
+        91,
+        "person",
+        "cat",
+        "toothbrush",
+    )
+    assert sum(name != "N/A" for name in config.id2label.values()) == 80
+    if (SHARED / "data/coco_cats/instances.json").is_file():
+        for category in json.loads((SHARED / "data/coco_cats/instances.json").read_text())["categories"]:
+            assert config.id2label[category["id"]] == category["name"]
 
 
 def test_a_file_that_could_run_code_is_refused(tmp_path):

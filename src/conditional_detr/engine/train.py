@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -214,7 +215,9 @@ class _Run:
         self.journal.start(self.progress.step)
         self._introduce()
         self.accelerator.init_trackers("tensorboard")
-        previous = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        # Only a process's main thread may handle signals; a run inside another thread is stopped by its owner.
+        watched = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+        previous = {number: signal.signal(number, self._ask_to_stop) for number in watched}
         try:
             with self.journal.progress:
                 self._loop()
