@@ -72,7 +72,7 @@ class Detector:
         family = model_family(name, **{k: v for k, v in options.items() if k in HUB_OPTIONS})
         model = DETECTORS[family].from_pretrained(name, dtype=dtype or torch.float32, **options)
         processor = PROCESSORS[family].from_pretrained(name, **{k: v for k, v in options.items() if k in HUB_OPTIONS})
-        model.to(best_device() if device is None else torch.device(device))
+        model.to(best_device() if device is None else torch.device(device)).to(memory_format=torch.channels_last)
         if compile:
             model.compile()
         return cls(model, processor)

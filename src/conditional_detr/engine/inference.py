@@ -136,7 +136,7 @@ def detect_batch(
         processor.image_mean if processor.do_normalize else None,
         processor.image_std if processor.do_normalize else None,
         processor.rescale_factor if processor.do_rescale else None,
-    ).to(dtype)
+    ).to(dtype, memory_format=torch.channels_last)
     with torch.autocast(device.type, precision or torch.float32, enabled=precision is not None):
         output = model(pixels, mask)
     found = processor.post_process_object_detection(output, threshold=threshold, target_sizes=sizes, top_k=100)
