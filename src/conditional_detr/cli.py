@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"conditional-detr {__version__}")
         return 0
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if not (ours := logging.getLogger(__package__)).handlers:  # other libraries speak for themselves
+        ours.addHandler(logging.StreamHandler())
     try:
         if arguments[0] not in COMMANDS:
             raise UsageError(f"there is no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
