@@ -98,3 +98,5 @@ def test_target_sizes_must_be_one_pair_an_image(sizes, processor) -> None:
     outputs = SimpleNamespace(logits=torch.zeros(2, 5, 3), pred_boxes=torch.zeros(2, 5, 4))
     with pytest.raises(ValueError, match=r"target_sizes .* the 2 images"):
         processor.post_process_object_detection(outputs, target_sizes=sizes)
+    with pytest.raises(ValueError, match=r"target_sizes must be \(height, width\) of each image, got \[480, 640\]"):
+        processor.post_process_object_detection(outputs, target_sizes=[480, 640])

@@ -377,6 +377,8 @@ def test_an_argument_that_means_nothing_is_named_in_one_line(options: dict, mess
 def test_a_misspelt_argument_of_a_call_is_named() -> None:
     with pytest.raises(TypeError, match="'do_resise'"):
         ConditionalDetrImageProcessor()(smooth(50, 70), do_resise=False)
+    with pytest.raises(TypeError, match="annotations must be one dict, or one an image, got int"):
+        ConditionalDetrImageProcessor()(smooth(50, 70), annotations=5)
     with pytest.raises(ValueError, match="no images"):
         ConditionalDetrImageProcessor()([])
 

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conditional_detr.processing.pixels import resize
-from conditional_detr.processing.reading import read_image
+from .pixels import resize
+from .reading import read_image
 
 Labels = dict[str, Tensor]
 

@@ -80,7 +80,12 @@ def _boxes_in_pixels(pred_boxes: Tensor, target_sizes: TargetSizes | None) -> Te
     if target_sizes is None:
         return boxes
     if not isinstance(target_sizes, Tensor):
-        target_sizes = torch.tensor([[float(side) for side in size] for size in target_sizes]).reshape(-1, 2)
+        try:
+            target_sizes = torch.tensor([[float(height), float(width)] for height, width in target_sizes]).reshape(
+                -1, 2
+            )
+        except (TypeError, ValueError):
+            raise ValueError(f"target_sizes must be (height, width) of each image, got {target_sizes!r}") from None
     if tuple(target_sizes.shape) != (len(pred_boxes), 2):
         raise ValueError(
             f"target_sizes must have one (height, width) for each of the {len(pred_boxes)} images, "

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conditional_detr.checkpoints.files import read_json, write_json
-from conditional_detr.checkpoints.hub import find_file
-from conditional_detr.processing.annotations import (
+from ..checkpoints.files import read_json, write_json
+from ..checkpoints.hub import find_file, upload_folder
+from .annotations import (
     Labels,
     detection_labels,
     pad_labels,
@@ -30,9 +30,9 @@ from conditional_detr.processing.annotations import (
     relative_labels,
     resize_labels,
 )
-from conditional_detr.processing.batch import BatchFeature, as_numpy
-from conditional_detr.processing.detections import TargetSizes, conditional_detr_detections, detr_detections
-from conditional_detr.processing.pixels import (
+from .batch import BatchFeature, as_numpy
+from .detections import TargetSizes, conditional_detr_detections, detr_detections
+from .pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     interpolation_mode,
@@ -40,14 +40,14 @@ from conditional_detr.processing.pixels import (
     pad,
     resize,
 )
-from conditional_detr.processing.reading import as_rgb_tensor, image_list
-from conditional_detr.processing.sizes import pad_size_dict, size_after_resize, size_dict
+from .reading import as_rgb_tensor, image_list
+from .sizes import pad_size_dict, size_after_resize, size_dict
 
 CONFIG_NAME = "preprocessor_config.json"
 FORMATS = ("coco_detection", "coco_panoptic")
 # What may be given here as in transformers, and changes nothing: images always become RGB, channels first.
 _WITHOUT_EFFECT = ("data_format", "default_to_square", "disable_grouping", "do_convert_rgb")
-_LOADING_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+LOADING_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 _TRANSFORMERS_CHOICES = ("use_fast", "backend", "trust_remote_code", "_from_auto")
 
 Processor = TypeVar("Processor", bound="DetectionImageProcessor")
@@ -226,7 +226,7 @@ class DetectionImageProcessor(ABC):
             OSError: no such folder, file or repository, or no network; one line.
             ValueError: the file is not JSON, or holds a value that means nothing; one line that names the file.
         """
-        options = {option: overrides.pop(option) for option in _LOADING_OPTIONS if option in overrides}
+        options = {option: overrides.pop(option) for option in LOADING_OPTIONS if option in overrides}
         path = Path(name)
         if path.suffix in (".pth", ".pt"):
             if not path.is_file():
@@ -244,19 +244,58 @@ class DetectionImageProcessor(ABC):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> list[str]:
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        token: str | bool | None = None,
+    ) -> list[str]:
         """Write `preprocessor_config.json`, which transformers' `AutoImageProcessor` reads, and return its path in a list.
 
-        The folder is made if need be; the file appears whole or not at all.
+        The folder is made if need be; the file appears whole or not at all. With `push_to_hub` it goes to `repo_id` (the
+        folder's name, if None) as well.
 
         Raises:
-            OSError: the folder is a file, or cannot be written.
+            OSError: the folder is a file, or cannot be written; or the upload failed.
         """
         if Path(folder).is_file():
             raise NotADirectoryError(f"{folder} is a file, not a folder to save an image processor in")
         path = Path(folder) / CONFIG_NAME
         write_json(path, dict(sorted(self.to_dict().items())))
+        if push_to_hub:
+            self.push_to_hub(repo_id or Path(folder).resolve().name, token=token)
         return [str(path)]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload image processor",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload `preprocessor_config.json` to a repository on the hub, and return the commit's address.
+
+        Args:
+            repo_id: "OWNER/NAME"; made if need be.
+            commit_message, private, token, revision, create_pr: as `huggingface_hub` takes them.
+
+        Raises:
+            OSError: no network, no permission, or no such name; one line.
+        """
+        return upload_folder(
+            repo_id,
+            self.save_pretrained,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -292,6 +331,8 @@ class DetectionImageProcessor(ABC):
         """Of each image, its labels in pixels; none without annotations."""
         if annotations is None:
             return []
+        if not isinstance(annotations, Mapping | Sequence):
+            raise TypeError(f"annotations must be one dict, or one an image, got {type(annotations).__name__}")
         listed = [annotations] if isinstance(annotations, Mapping) else list(annotations)
         if len(listed) != len(images):
             raise ValueError(f"{len(listed)} annotations for {len(images)} images")

@@ -1,0 +1,211 @@
+"""Entry points for `torch.hub`, with the names, arguments and outputs of the original repositories.
+
+>>> model, postprocessor = torch.hub.load(".", "conditional_detr_resnet50", source="local",
+...                                       pretrained=True, return_postprocessor=True)
+>>> outputs = model(images)                     # {"pred_logits", "pred_boxes"}
+>>> results = postprocessor(outputs, sizes)     # [{"scores", "labels", "boxes"}, …]
+
+They work from a clone; what pyproject.toml lists under `dependencies` must be installed, this package need not be.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+dependencies = ["torch", "torchvision", "timm", "scipy", "safetensors", "huggingface_hub"]
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
+
+from conditional_detr.checkpoints.names import to_memory  # noqa: E402
+from conditional_detr.models.detection import DETECTORS, DetectionHead  # noqa: E402
+from conditional_detr.processing.detections import conditional_detr_detections, detr_detections  # noqa: E402
+from conditional_detr.processing.pixels import pad  # noqa: E402
+
+CONDITIONAL_DETR = "https://github.com/DeppMeng/ConditionalDETR/releases/download/v1.0/ConditionalDETR_{}_epoch50.pth"
+DETR = "https://dl.fbaipublicfiles.com/detr/detr-{}.pth"
+COCO_CLASSES = 91  # ids up to 90, and 0
+
+
+class OriginalInterface(nn.Module):
+    """A detector with the inputs and outputs of the original repositories.
+
+    Attributes:
+        detector: the model with this package's interface.
+    """
+
+    def __init__(self, detector: DetectionHead) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load weights in the original's names, such as `torch.load("checkpoint.pth")["model"]`, or in this module's."""
+        if any(name.startswith("transformer.") for name in state_dict):
+            named = to_memory(dict(state_dict), self.detector.config.model_type)
+            return self.detector.load_state_dict(named, strict, assign)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def forward(self, images: Tensor | list[Tensor]) -> dict[str, Any]:
+        """Detect.
+
+        Args:
+            images: (B, 3, H, W), or a list of (3, H, W) of any sizes; normalised by ImageNet's mean and deviation.
+
+        Returns:
+            `pred_logits` (B, Q, C), DETR: (B, Q, C + 1), and `pred_boxes` (B, Q, 4) cxcywh, relative to each image; with
+            the configuration's `auxiliary_loss` also `aux_outputs`, the same of each layer but the last.
+
+        Raises:
+            ValueError: the images have another shape.
+        """
+        shapes = [tuple(image.shape) for image in images]
+        if not shapes or any(len(shape) != 3 or shape[0] != 3 for shape in shapes):
+            raise ValueError(f"images must be (B, 3, H, W) or a list of (3, H, W), got {shapes[:4]}")
+        pixels, mask = (images, None) if isinstance(images, Tensor) else pad(images)
+        outputs = self.detector(pixels, mask)
+        result = {"pred_logits": outputs.logits, "pred_boxes": outputs.pred_boxes}
+        if outputs.auxiliary_outputs is not None:
+            result["aux_outputs"] = [
+                {"pred_logits": layer["logits"], "pred_boxes": layer["pred_boxes"]}
+                for layer in outputs.auxiliary_outputs
+            ]
+        return result
+
+
+class PostProcess(nn.Module):
+    """Outputs -> detections, as the original's evaluation has them."""
+
+    def __init__(self, family: str) -> None:
+        super().__init__()
+        self.family = family
+
+    @torch.no_grad()
+    def forward(self, outputs: dict[str, Tensor], target_sizes: Tensor) -> list[dict[str, Tensor]]:
+        """The detections of each image, whatever their score.
+
+        Args:
+            outputs: what the model returns.
+            target_sizes: (B, 2), height and width of each image in pixels.
+
+        Returns:
+            for each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels. Conditional DETR: the best 100
+            pairs of query and class; DETR: the best class of each query.
+
+        Raises:
+            ValueError: `target_sizes` is not one pair an image.
+        """
+        detections = conditional_detr_detections if self.family == "conditional_detr" else detr_detections
+        return detections(outputs["pred_logits"], outputs["pred_boxes"], target_sizes, threshold=-1.0)
+
+
+def conditional_detr_resnet50(
+    pretrained: bool = False, num_classes: int = COCO_CLASSES, return_postprocessor: bool = False
+) -> Any:
+    """Conditional DETR-R50: 41.0 AP on COCO val 2017, as published."""
+    return _entry("conditional_detr", "resnet50", False, CONDITIONAL_DETR, "r50", pretrained, num_classes, return_postprocessor)  # fmt: skip
+
+
+def conditional_detr_resnet50_dc5(
+    pretrained: bool = False, num_classes: int = COCO_CLASSES, return_postprocessor: bool = False
+) -> Any:
+    """Conditional DETR-DC5-R50: 43.7 AP on COCO val 2017, as published."""
+    return _entry("conditional_detr", "resnet50", True, CONDITIONAL_DETR, "r50dc5", pretrained, num_classes, return_postprocessor)  # fmt: skip
+
+
+def conditional_detr_resnet101(
+    pretrained: bool = False, num_classes: int = COCO_CLASSES, return_postprocessor: bool = False
+) -> Any:
+    """Conditional DETR-R101: 42.8 AP on COCO val 2017, as published."""
+    return _entry("conditional_detr", "resnet101", False, CONDITIONAL_DETR, "r101", pretrained, num_classes, return_postprocessor)  # fmt: skip
+
+
+def conditional_detr_resnet101_dc5(
+    pretrained: bool = False, num_classes: int = COCO_CLASSES, return_postprocessor: bool = False
+) -> Any:
+    """Conditional DETR-DC5-R101: 45.0 AP on COCO val 2017, as published."""
+    return _entry("conditional_detr", "resnet101", True, CONDITIONAL_DETR, "r101dc5", pretrained, num_classes, return_postprocessor)  # fmt: skip
+
+
+def detr_resnet50(pretrained: bool = False, num_classes: int = COCO_CLASSES, return_postprocessor: bool = False) -> Any:
+    """DETR-R50: 42.0 AP on COCO val 2017, as published."""
+    return _entry("detr", "resnet50", False, DETR, "r50-e632da11", pretrained, num_classes, return_postprocessor)
+
+
+def detr_resnet50_dc5(
+    pretrained: bool = False, num_classes: int = COCO_CLASSES, return_postprocessor: bool = False
+) -> Any:
+    """DETR-DC5-R50: 43.3 AP on COCO val 2017, as published."""
+    return _entry("detr", "resnet50", True, DETR, "r50-dc5-f0fb7ef5", pretrained, num_classes, return_postprocessor)
+
+
+def detr_resnet101(
+    pretrained: bool = False, num_classes: int = COCO_CLASSES, return_postprocessor: bool = False
+) -> Any:
+    """DETR-R101: 43.5 AP on COCO val 2017, as published."""
+    return _entry("detr", "resnet101", False, DETR, "r101-2c7b67e5", pretrained, num_classes, return_postprocessor)
+
+
+def detr_resnet101_dc5(
+    pretrained: bool = False, num_classes: int = COCO_CLASSES, return_postprocessor: bool = False
+) -> Any:
+    """DETR-DC5-R101: 44.9 AP on COCO val 2017, as published."""
+    return _entry("detr", "resnet101", True, DETR, "r101-dc5-a2e86def", pretrained, num_classes, return_postprocessor)
+
+
+def _entry(
+    family: str,
+    backbone: str,
+    dilation: bool,
+    address: str,
+    file: str,
+    pretrained: bool,
+    num_classes: int,
+    return_postprocessor: bool,
+) -> Any:
+    """The model, in training mode as a new module is, or in evaluation mode with the published weights.
+
+    Raises:
+        OSError: the published weights can be neither found in torch.hub's cache nor downloaded.
+        ValueError: published weights are asked for with another number of classes than COCO's.
+    """
+    if pretrained and num_classes != COCO_CLASSES:
+        raise ValueError(
+            f"the published weights are of {COCO_CLASSES} classes, not {num_classes}: pass pretrained=False, or load "
+            f"them with {DETECTORS[family].__name__}.from_pretrained(FILE.pth, num_labels={num_classes})"
+        )
+    if pretrained:
+        path = _downloaded(address.format(file))
+        detector = DETECTORS[family].from_pretrained(path, dilation=dilation, auxiliary_loss=False)
+    else:
+        config = DETECTORS[family].config_class(
+            backbone=backbone,
+            dilation=dilation,
+            num_labels=num_classes,
+            dropout=0.1,
+            attention_dropout=0.1,
+            activation_dropout=0.1,
+        )
+        detector = DETECTORS[family](config)
+    model = OriginalInterface(detector)
+    model.train(not pretrained)
+    return (model, PostProcess(family)) if return_postprocessor else model
+
+
+def _downloaded(address: str) -> Path:
+    """The file of published weights in torch.hub's cache, fetched and checked where it is not there yet."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[1]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checksum = re.search(r"-([0-9a-f]{8})\.pth$", path.name)  # DETR's files carry theirs in the name
+        try:
+            torch.hub.download_url_to_file(address, str(path), checksum.group(1) if checksum else None)
+        except (OSError, RuntimeError) as error:
+            raise OSError(
+                f"cannot download {address}: {error}. Connect once, or put the file into {path.parent}"
+            ) from None
+    return path

@@ -1,0 +1,57 @@
+"""The image processor of whichever family a checkpoint is of."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.files import read_json
+from ..checkpoints.hub import find_file
+from ..checkpoints.reading import model_family
+from .image_processor import (
+    CONFIG_NAME,
+    LOADING_OPTIONS,
+    ConditionalDetrImageProcessor,
+    DetectionImageProcessor,
+    DetrImageProcessor,
+)
+
+IMAGE_PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
+    "conditional_detr": ConditionalDetrImageProcessor,
+    "detr": DetrImageProcessor,
+}
+_FAMILY_OF = {
+    f"{prefix}{kind}": family
+    for prefix, family in (("ConditionalDetr", "conditional_detr"), ("Detr", "detr"))
+    for kind in ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")
+}
+
+
+class AutoImageProcessor:
+    """Makes a `ConditionalDetrImageProcessor` or a `DetrImageProcessor`, as the model's `model_type` says, or where
+    there is no model the processor's own type."""
+
+    def __init__(self) -> None:
+        raise TypeError("use AutoImageProcessor.from_pretrained(name)")
+
+    @staticmethod
+    def from_pretrained(name: str | os.PathLike[str], **options: Any) -> DetectionImageProcessor:
+        """Read the processor of a checkpoint: a folder, a `.pth` file or a hub name. See
+        `DetectionImageProcessor.from_pretrained`."""
+        files = {option: options[option] for option in LOADING_OPTIONS if option in options}
+        return IMAGE_PROCESSORS[_family(name, files)].from_pretrained(name, **options)
+
+
+def _family(name: str | os.PathLike[str], files: dict[str, Any]) -> str:
+    path = Path(name)
+    if (path.is_dir() and not (path / "config.json").is_file()) or path.suffix == ".json":
+        found = path if path.is_file() else find_file(str(name), CONFIG_NAME)
+        assert found is not None, "a required file is found or raises"
+        path = found
+        values = read_json(path)
+        kind = values.get("image_processor_type", values.get("feature_extractor_type"))
+        if kind not in _FAMILY_OF:
+            raise ValueError(f"{path} is of image_processor_type {kind!r}; this package knows {', '.join(_FAMILY_OF)}")
+        return _FAMILY_OF[kind]
+    return model_family(str(name), **files)
