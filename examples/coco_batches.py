@@ -1,0 +1,60 @@
+"""COCO JSON as both examples read it: pictures with annotations, and batches made by the image processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset
+
+from conditional_detr import ConditionalDetrImageProcessor, DetrImageProcessor
+from conditional_detr.data.coco import CocoDataset, find_split, read_coco
+
+
+def read_split(folder: str, split: str) -> CocoDataset:
+    """The annotations of "train" or "val", in any layout that `cdetr train` takes."""
+    return read_coco(*find_split(folder, split))
+
+
+def classes_of(data: CocoDataset) -> dict[str, Any]:
+    """What the model is to know about the classes, as arguments of `from_pretrained`."""
+    return {"id2label": dict(enumerate(data.category_names)), "category_ids": data.category_ids}
+
+
+class Pictures(Dataset):
+    """(picture, annotation) of each image, in training flipped half of the time.
+
+    The category of an annotation is the class, 0…C-1, not the data set's own id, which may have holes.
+    """
+
+    def __init__(self, data: CocoDataset, flip: bool) -> None:
+        self.data, self.flip = data, flip
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Any]]:
+        data = self.data
+        image = Image.open(data.image_path(index)).convert("RGB")
+        own = slice(data.first[index], data.first[index + 1])
+        boxes = torch.from_numpy(data.boxes[own]).clone()  # (n, 4) xyxy, pixels
+        if self.flip and torch.rand(()) < 0.5:
+            image = ImageOps.mirror(image)
+            boxes[:, [0, 2]] = image.width - boxes[:, [2, 0]]
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(boxes.tolist(), data.classes[own].tolist(), data.crowds[own].tolist(), strict=True)
+        objects = [{"bbox": box, "category_id": label, "iscrowd": int(crowd)} for box, label, crowd in rows]
+        return image, {"image_id": data.image_ids[index], "annotations": objects}
+
+
+@dataclass
+class Collate:
+    """Samples -> {"pixel_values", "pixel_mask", "labels"}."""
+
+    processor: ConditionalDetrImageProcessor | DetrImageProcessor
+
+    def __call__(self, samples: list[tuple[Image.Image, dict[str, Any]]]) -> dict[str, Any]:
+        images, annotations = zip(*samples, strict=True)
+        return self.processor(images=list(images), annotations=list(annotations), return_tensors="pt")

@@ -1,0 +1,82 @@
+"""The examples run, and what they save opens again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from small_models import FAMILIES, small_config, small_model
+
+from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
+from conditional_detr.processing.auto import IMAGE_PROCESSORS
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("family", "script"), list(zip(FAMILIES, ["train_with_transformers.py", "train_with_accelerate.py"], strict=True))
+)
+def test_an_example_trains_and_its_model_opens_again(family, script, scenes, tmp_path):
+    small_model(family).save_pretrained(tmp_path / "init")
+    IMAGE_PROCESSORS[family](size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path / "init")
+    command = [
+        sys.executable, str(EXAMPLES / script), "--data", str(scenes), "--init", str(tmp_path / "init"),
+        "--output", str(tmp_path / "run"), "--steps", "4", "--batch_size", "2", "--workers", "0",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "AP 0." in done.stdout
+
+    model = AutoModelForObjectDetection.from_pretrained(tmp_path / "run")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "run")
+    before = AutoModelForObjectDetection.from_pretrained(tmp_path / "init")
+    assert processor.size["shortest_edge"] == 64 and len(model.config.category_ids) == model.config.num_labels
+    moved = model.class_labels_classifier.weight - before.class_labels_classifier.weight
+    assert moved.abs().max() > 0
+    pixels = torch.randn(1, 3, 64, 64)
+    theirs = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path / "run").eval()
+    torch.testing.assert_close(theirs(pixels).logits, model(pixels).logits, rtol=0, atol=1e-4)
+    assert "| AP |" in (tmp_path / "run/README.md").read_text()
+    for checkpoint in (tmp_path / "run").glob("checkpoint-*"):  # Trainer's own: names as in memory
+        again = AutoModelForObjectDetection.from_pretrained(checkpoint)
+        torch.testing.assert_close(again(pixels).logits, model(pixels).logits)
+        assert again.config.auxiliary_loss
+    assert bool(list((tmp_path / "run").glob("checkpoint-*"))) == (script == "train_with_transformers.py")
+
+
+def test_a_trainer_checkpoints_activations_accumulates_evaluates_and_resumes(scenes, tmp_path, monkeypatch):
+    """What transformers.Trainer asks of a model beyond a loss."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from coco_batches import Collate, Pictures, classes_of, read_split
+
+    train, val = read_split(scenes, "train"), read_split(scenes, "val")
+    config = small_config(num_labels=None, auxiliary_loss=True, backbone_norm="group", **classes_of(train))
+    seen = []
+
+    def metrics(evaluation):
+        seen.append(evaluation)
+        return {"batches": len(evaluation.predictions)}
+
+    def trainer(steps):
+        options = transformers.TrainingArguments(
+            output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+            gradient_checkpointing=True, per_device_eval_batch_size=4, eval_strategy="steps", eval_steps=2,
+            eval_do_concat_batches=False, save_steps=2, remove_unused_columns=False, report_to="none",
+        )  # fmt: skip
+        processor = IMAGE_PROCESSORS["conditional_detr"](size={"shortest_edge": 64, "longest_edge": 96})
+        return transformers.Trainer(
+            model=AutoModelForObjectDetection.from_config(config), args=options, data_collator=Collate(processor),
+            train_dataset=Pictures(train, flip=True), eval_dataset=Pictures(val, flip=False), compute_metrics=metrics,
+        )  # fmt: skip
+
+    first = trainer(2)
+    first.train()
+    assert first.model.is_gradient_checkpointing and seen[0].predictions[0] is not None and len(seen[0].label_ids) == 3
+    second = trainer(4)
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert second.state.global_step == 4
+    with pytest.raises(ValueError, match="no every_n_layers"):
+        first.model.activation_checkpointing_enable(every_n_layers=2)
