@@ -15,16 +15,22 @@ def _same_numbers_every_time():
 
 
 @pytest.fixture(scope="session")
-def golden_model(tmp_path_factory):
-    """(family) -> the detector with golden weights, opened from a `.pth` file as a user would."""
+def golden_pth(tmp_path_factory):
+    """(family) -> a `.pth` file of the original's golden weights."""
 
-    def load(family):
+    def write(family):
         _, facts = golden(f"{family}_r18")
         path = tmp_path_factory.mktemp("golden") / f"{family}.pth"
         torch.save({"model": golden_weights(facts["parameters"])}, path)
-        return DETECTORS[family].from_pretrained(path)
+        return path
 
-    return load
+    return write
+
+
+@pytest.fixture(scope="session")
+def golden_model(golden_pth):
+    """(family) -> the detector with golden weights, opened from a `.pth` file as a user would."""
+    return lambda family: DETECTORS[family].from_pretrained(golden_pth(family))
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "config": ("ConditionalDetrConfig", "DetrConfig"),
     "engine.detector": ("Detection", "Detector"),
+    "models.auto": ("AutoModelForObjectDetection",),
     "models.detection": (
         "ConditionalDetrForObjectDetection",
         "ConditionalDetrModel",
         "DetrForObjectDetection",
         "DetrModel",
     ),
+    "processing.auto": ("AutoImageProcessor",),
     "processing.image_processor": (
         "ConditionalDetrFeatureExtractor",
         "ConditionalDetrImageProcessor",
@@ -32,12 +34,14 @@ __all__ = sorted(_HOME_OF)
 if TYPE_CHECKING:
     from .config import ConditionalDetrConfig, DetrConfig
     from .engine.detector import Detection, Detector
+    from .models.auto import AutoModelForObjectDetection
     from .models.detection import (
         ConditionalDetrForObjectDetection,
         ConditionalDetrModel,
         DetrForObjectDetection,
         DetrModel,
     )
+    from .processing.auto import AutoImageProcessor
     from .processing.image_processor import (
         ConditionalDetrFeatureExtractor,
         ConditionalDetrImageProcessor,

@@ -5,13 +5,24 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import MISSING, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
 from typing_extensions import Self
 
+ACTIVATIONS = ("relu", "gelu", "silu")
 BACKBONE_NORMS = ("frozen", "batch", "group")
 OUTPUT_STRIDES = (4, 8, 16, 32)
+KINDS: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (Integral,),
+    "float": (Real,),
+    "str": (str,),
+    "list[int] | None": (list, tuple, type(None)),
+    "list[bool] | None": (list, tuple, type(None)),
+    "dict[int, str]": (dict,),
+}
 # Fields for which transformers 5 takes whole numbers only (2, and not 2.0): with others it refuses to open a folder.
 WHOLE_NUMBERS = (
     "class_cost",
@@ -93,9 +104,15 @@ class DetectionConfig:
         for spec in fields(self):
             default = spec.default if spec.default_factory is MISSING else spec.default_factory()
             value = values.pop(spec.name, default)
-            setattr(self, spec.name, default if value is None else value)
+            value = default if value is None else value
+            if not isinstance(value, KINDS[str(spec.type)]) or (isinstance(value, bool) and spec.type != "bool"):
+                raise ValueError(f"{type(self).__name__}: {spec.name} must be of type {spec.type}, got {value!r}")
+            setattr(self, spec.name, value)
         self.extra = values
-        self.id2label = {int(i): str(name) for i, name in self.id2label.items()}
+        try:
+            self.id2label = {int(i): str(name) for i, name in self.id2label.items()}
+        except ValueError:
+            raise ValueError(f"{type(self).__name__}: id2label must map 0…C-1 to names, got {self.id2label}") from None
         self._check()
 
     def _from_transformers(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +122,8 @@ class DetectionConfig:
             raise ValueError(f"config of model_type {values['model_type']!r} is not a {type(self).__name__}")
         nested = values.pop("backbone_config", None)
         if nested is not None:
+            if not isinstance(nested, dict) and not hasattr(nested, "to_dict"):
+                raise ValueError(f"backbone_config must be a dict, got {nested!r}")
             nested = dict(nested) if isinstance(nested, dict) else nested.to_dict()
             if nested.get("model_type", "timm_backbone") != "timm_backbone":
                 raise ValueError(
@@ -137,6 +156,13 @@ class DetectionConfig:
             not (self.dilation and self.output_stride != 32), "dilation (DC5) needs output_stride 32, which it halves"
         )
         require(self.d_model % 4 == 0, f"d_model {self.d_model} is not a multiple of 4, as sine positions need")
+        require(
+            self.activation_function in ACTIVATIONS,
+            f"activation_function {self.activation_function!r} is not one of {ACTIVATIONS}",
+        )
+        for name in ("d_model", "num_channels", "encoder_attention_heads", "decoder_attention_heads"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.encoder_layers >= 0, f"encoder_layers must be at least 0, got {self.encoder_layers}")
         for name in ("encoder", "decoder"):
             heads = getattr(self, f"{name}_attention_heads")
             require(
@@ -144,8 +170,8 @@ class DetectionConfig:
             )
         for name in ("dropout", "attention_dropout", "activation_dropout"):
             require(0 <= getattr(self, name) < 1, f"{name} {getattr(self, name)} is not in [0, 1)")
-        for name in ("num_queries", "decoder_layers"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1")
+        for name in ("num_queries", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(
             self.position_embedding_type in ("sine", "learned"),
             f"position_embedding_type {self.position_embedding_type!r} is neither 'sine' nor 'learned'",
@@ -215,7 +241,7 @@ class DetectionConfig:
             OSError: there is no such checkpoint, or no network.
             ValueError: it is of another model type, or not JSON.
         """
-        from .checkpoints.pretrained import config_of  # checkpoints are built on configurations, not the reverse
+        from .checkpoints.reading import config_of  # checkpoints are built on configurations, not the reverse
 
         return config_of(name, cls, **options)
 

@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import pickle
+import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,27 +61,33 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
-def read_pickled(path: Path) -> dict[str, Any]:
+def read_pickled(path: Path, only_look: bool = False) -> dict[str, Any]:
     """Read a `.pth`, `.pt` or `.bin` file without executing what is in it: tensors, plain values, and the
     `argparse.Namespace` that the original repositories save.
+
+    Args:
+        only_look: leave the tensors on disk where the format can: for their names and shapes, and for plain values.
 
     Raises:
         ValueError: it is damaged, or holds anything else.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            mapped = only_look and zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
-        refused = str(error).split("\n")[0]
+        refused = re.search(r"Unsupported \w+: (?:GLOBAL )?(\S+)", str(error))
         raise ValueError(
-            f"{path} was not opened: it holds more than tensors and plain values, and opening it could run code ({refused})"
+            f"{path} was not opened: it holds more than tensors and plain values, and opening it could run code"
+            + (f" ({refused.group(1)})" if refused else "")
         ) from None
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or not a PyTorch file: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, EOFError, LookupError, AttributeError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or ["it ends too early"])[0]
+        raise ValueError(f"{path} is damaged or not a PyTorch file ({type(error).__name__}: {reason})") from None
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a `.safetensors`, `.bin`, `.pt` or `.pth` file.
+def read_weights(path: Path, only_look: bool = False) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors`, `.bin`, `.pt` or `.pth` file; `only_look`: see `read_pickled`.
 
     Raises:
         ValueError: the file is damaged or holds no weights.
@@ -91,7 +99,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raise ValueError(
                 f"{path} is damaged or not a safetensors file: {error}; download or save it again"
             ) from None
-    content = read_pickled(path)
+    content = read_pickled(path, only_look)
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

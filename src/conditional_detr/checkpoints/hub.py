@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".json")
 
 
 def find_file(name: str | Path, file_name: str, *, required: bool = True, **options: Any) -> Path | None:
@@ -17,6 +24,8 @@ def find_file(name: str | Path, file_name: str, *, required: bool = True, **opti
         OSError: no such folder or repository, no network, or a required file is absent.
     """
     folder = Path(name)
+    if not str(name):
+        raise OSError("no checkpoint is named: give a folder, a file or a hub name")
     if folder.is_dir():
         path = folder / file_name
         if path.is_file():
@@ -24,7 +33,8 @@ def find_file(name: str | Path, file_name: str, *, required: bool = True, **opti
         if required:
             raise OSError(f"{folder} holds no {file_name}: not the folder of a saved model")
         return None
-    if folder.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1:
+    said_to_be_here = folder.is_absolute() or str(name).startswith(".") or folder.suffix in FILE_SUFFIXES
+    if said_to_be_here or str(name).count("/") > 1:
         raise OSError(f"{name} does not exist")
 
     from huggingface_hub import hf_hub_download
@@ -35,6 +45,8 @@ def find_file(name: str | Path, file_name: str, *, required: bool = True, **opti
         RepositoryNotFoundError,
     )
 
+    if not _hub_has_an_address():  # the client would try for half a minute, and say so ten times
+        options["local_files_only"] = True
     try:
         return Path(hf_hub_download(str(name), file_name, **options))
     except LocalEntryNotFoundError:
@@ -52,6 +64,62 @@ def find_file(name: str | Path, file_name: str, *, required: bool = True, **opti
         return None
     except (HfHubHTTPError, ValueError, OSError) as error:
         raise OSError(f"cannot load {file_name} of {name}: {str(error).splitlines()[0]}") from None
+
+
+def _hub_has_an_address() -> bool:
+    """Whether this machine can look up the hub's name, or leaves that to a proxy: False is no network for sure."""
+    from huggingface_hub import constants
+
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urllib.parse.urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return False
+    return True
+
+
+def upload_folder(
+    repo_id: str,
+    write: Callable[[Path], Any],
+    *,
+    commit_message: str,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> str:
+    """Put what `write` leaves in a folder into a repository on the hub, which is made if need be.
+
+    Args:
+        repo_id: "NAME" or "OWNER/NAME".
+        write: called with an empty folder.
+        commit_message, private, token, revision, create_pr: as `huggingface_hub.HfApi` takes them.
+
+    Returns:
+        the commit's address.
+
+    Raises:
+        OSError: no network, no permission, or no such name; one line.
+    """
+    from huggingface_hub import HfApi
+
+    with TemporaryDirectory() as folder:
+        write(Path(folder))
+        try:
+            api = HfApi(token=token)
+            repo = api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=repo.repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )
+        except Exception as error:  # the client's errors differ by version: requests', httpx's, its own
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise OSError(f"cannot upload to {repo_id}: {reason}") from error
+    return str(commit.commit_url)
 
 
 def _cached(name: str | Path, **options: Any) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,18 +14,31 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..config import DetectionConfig
-from .files import read_json, read_pickled, read_weights, write_atomically, write_json
-from .hub import find_file
+from .card import model_card, write_card
+from .files import read_weights, write_atomically, write_json
+from .hub import upload_folder
 from .names import to_disk, to_memory
-from .original import config_from_weights
+from .reading import config_of_weights, read_config, read_weight_files
 
 logger = logging.getLogger(__name__)
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-WEIGHT_INDEXES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
-PICKLED = (".pth", ".pt", ".bin")
 # What a caller who names other classes or another number of queries asks to be made anew.
 RESIZABLE = ("class_labels_classifier.", "query_position_embeddings.")
+# Arguments of transformers' `from_pretrained` and `save_pretrained` that ask for what happens here anyway.
+WITHOUT_EFFECT_ON_LOADING = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
+WITHOUT_EFFECT_ON_SAVING = ("max_shard_size", "safe_serialization", "save_function")
+# Fields of transformers' configurations that mean nothing here, and are kept for it.
+ONLY_IN_TRANSFORMERS = (
+    "backbone_config",
+    "backbone_kwargs",
+    "decoder_layerdrop",
+    "encoder_layerdrop",
+    "init_std",
+    "init_xavier_std",
+    "is_encoder_decoder",
+    "label2id",
+    "num_labels",
+)
 
 
 class PretrainedModel(nn.Module):
@@ -41,12 +56,15 @@ class PretrainedModel(nn.Module):
         name: str | Path,
         *,
         config: DetectionConfig | None = None,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        device_map: str | int | torch.device | None = None,
         ignore_mismatched_sizes: bool = False,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
         **overrides: Any,
     ) -> Self:
         """Load a model, in evaluation mode.
@@ -54,30 +72,44 @@ class PretrainedModel(nn.Module):
         Args:
             name: a folder with `config.json` and weights; an original `.pth` file; or a name on the Hugging Face hub.
             config: replaces the checkpoint's configuration.
-            dtype: of the weights.
+            dtype: of the weights, a type or its name; "auto" for the file's own, None for float32.
+            torch_dtype: older name of `dtype`.
+            device_map: the device to load to; "auto" for the best there is.
             ignore_mismatched_sizes: build weights whose shape differs anew instead of refusing.
+            revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub` takes them.
             overrides: replace values of the configuration. `num_labels=` or `id2label=` with other classes than the
                 checkpoint's swap the classifier, `num_queries=` the object queries; both are announced.
 
         Raises:
             OSError: no such folder, file or hub name, or no network.
+            TypeError: an override that no configuration has.
             ValueError: the files are damaged, are of another model type, or do not fit the model; weights are named.
         """
-        files = dict(revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        dtype, device = _named_dtype(dtype or torch_dtype), _named_device(device_map)
+        overrides = _known_overrides(cls.config_class, overrides)
+        files = dict(
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
         path = Path(name)
         if path.is_file():
             weights = read_weights(path)
             if config is None:
-                config = _config_beside(path, weights, cls.config_class, overrides)
+                config = config_of_weights(path, weights, cls.config_class, overrides)
         else:
             if config is None:
                 config = read_config(name, cls.config_class, overrides, **files)
-            weights = _read_weight_files(name, **files)
+            weights = read_weight_files(name, **files)
         resized = tuple(overrides) if {"num_labels", "id2label", "num_queries"} & set(overrides) else ()
+        if dtype is None:
+            dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
         weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
         model = cls._build_empty(config)
         model._load(weights, str(name), allow_new=bool(resized), allow_any=ignore_mismatched_sizes)
-        return model.eval().to(dtype)
+        return model.eval().to(device, dtype)
 
     @classmethod
     def _build_empty(cls, config: DetectionConfig) -> Self:
@@ -122,21 +154,110 @@ class PretrainedModel(nn.Module):
             return state
         return {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")}
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors` and `config.json`, in the names that transformers 4 and 5 read.
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        dataset: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        token: str | bool | None = None,
+        **without_effect: Any,
+    ) -> None:
+        """Write `model.safetensors` and `config.json`, in the names that transformers 4 and 5 read, and a model card.
+
+        What transformers' configuration cannot express is logged as a warning; the folder then opens here only.
+
+        Args:
+            dataset: for the card: what the model was trained or evaluated on.
+            metrics: for the card: name -> figure.
+            state_dict: weights to save in place of the module's own, such as `accelerator.get_state_dict(model)`.
+            is_main_process: False writes nothing.
+            push_to_hub: upload the folder's contents to `repo_id` (the folder's name, if None) as well.
+            without_effect: transformers' `max_shard_size`, `save_function` and `safe_serialization`: weights are one
+                safetensors file.
 
         Raises:
-            OSError: the folder cannot be written; files already there stay whole.
+            OSError: the folder cannot be written, files already there stay whole; or the upload failed.
+            TypeError: an unknown argument.
         """
+        unknown = [name for name in without_effect if name not in WITHOUT_EFFECT_ON_SAVING]
+        if unknown:
+            raise TypeError(f"save_pretrained() got an unknown argument {unknown[0]!r}")
+        if not is_main_process:
+            return
         folder = Path(folder)
+        if folder.is_file():
+            raise NotADirectoryError(f"{folder} is a file, not a folder to save a model in")
+        self._write(folder, ".", dataset, metrics, state_dict)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.resolve().name, dataset=dataset, metrics=metrics, token=token)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        dataset: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        commit_message: str = "Upload model",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository on the hub, which is made if need be.
+
+        Args:
+            repo_id: "OWNER/NAME".
+            dataset, metrics: for the card, as in `save_pretrained`.
+            commit_message, private, token, revision, create_pr: as `huggingface_hub` takes them.
+
+        Returns:
+            the commit's address.
+
+        Raises:
+            OSError: no network, no permission, or no such name; one line.
+        """
+        return upload_folder(
+            repo_id,
+            lambda folder: self._write(folder, repo_id, dataset, metrics, None),
+            commit_message=commit_message,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+        )
+
+    def config_for_transformers(self) -> tuple[dict[str, Any], list[str]]:
+        """What goes into `config.json`, and what of it transformers cannot express, each in a few words."""
+        return self.config.to_dict(), []
+
+    def _write(
+        self,
+        folder: Path,
+        card_name: str,
+        dataset: str | None,
+        metrics: Mapping[str, float] | None,
+        state_dict: dict[str, Tensor] | None,
+    ) -> None:
+        values, limits = self.config_for_transformers()
+        card = model_card(
+            self.config, name=card_name, dataset=dataset, metrics=metrics, transformers_reads_it=not limits
+        )
         bare = not hasattr(self, "model")
-        state = {("model." if bare else "") + n: t for n, t in self.state_dict().items()}
+        own = self.state_dict() if state_dict is None else state_dict
+        state = {("model." if bare else "") + n: t for n, t in own.items()}
         state = to_disk(state, self.config.model_type)
         if bare:
             state = {n.removeprefix("model."): t for n, t in state.items()}
         state = {n: t.detach().cpu().contiguous() for n, t in state.items() if not n.endswith("num_batches_tracked")}
-        values = self.config.to_dict() | {
+        values.pop("torch_dtype", None)
+        values |= {
             "architectures": [type(self).__name__],
+            "dtype": str(next(t.dtype for t in state.values() if t.is_floating_point())).removeprefix("torch."),
             # transformers would feed normalised states on and so change the predictions (docs: trap 2)
             "auxiliary_loss": False,
         }
@@ -144,57 +265,9 @@ class PretrainedModel(nn.Module):
             folder / "model.safetensors", lambda beside: save_file(state, beside, metadata={"format": "pt"})
         )
         write_json(folder / "config.json", values)
-
-
-def read_config(
-    name: str | Path, config_class: type[DetectionConfig], overrides: dict[str, Any], **files: Any
-) -> DetectionConfig:
-    """Read `config.json` of a folder or hub name.
-
-    Raises:
-        OSError: there is none.
-        ValueError: it is of another model type, or not JSON.
-    """
-    path = find_file(name, "config.json", **files)
-    assert path is not None
-    values = read_json(path)
-    if values.get("model_type") != config_class.model_type:
-        raise ValueError(
-            f"{path} is of model_type {values.get('model_type')!r}, {config_class.__name__} reads {config_class.model_type!r}"
-        )
-    if values.get("auxiliary_loss"):
-        logger.warning(
-            "%s says auxiliary_loss: true. If transformers trained it, its decoder saw normalised states in training, "
-            "which transformers itself does not repeat without auxiliary losses, and this package never does",
-            path,
-        )
-    return config_class.from_dict(values, **overrides)
-
-
-def _config_beside(
-    path: Path, weights: dict[str, Tensor], config_class: type[DetectionConfig], overrides: dict[str, Any]
-) -> DetectionConfig:
-    if (path.parent / "config.json").is_file() and path.suffix != ".pth":
-        return read_config(path.parent, config_class, overrides)
-    args = read_pickled(path).get("args") if path.suffix in PICKLED else None
-    config = config_from_weights(weights, args, overrides)
-    if not isinstance(config, config_class):
-        raise ValueError(f"{path} holds a {config.model_type} model, not {config_class.model_type}")
-    return config
-
-
-def _read_weight_files(name: str | Path, **files: Any) -> dict[str, Tensor]:
-    for file_name in WEIGHT_FILES:
-        path = find_file(name, file_name, required=False, **files)
-        if path:
-            return read_weights(path)
-    for index_name in WEIGHT_INDEXES:
-        index = find_file(name, index_name, required=False, **files)
-        if index:
-            shards = sorted(set(read_json(index)["weight_map"].values()))
-            paths = [find_file(name, shard, **files) for shard in shards]
-            return {key: tensor for path in paths if path for key, tensor in read_weights(path).items()}
-    raise OSError(f"{name} holds no weights: none of {', '.join(WEIGHT_FILES + WEIGHT_INDEXES)}")
+        write_card(folder, card)
+        if limits:
+            logger.warning("%s opens in this package only; transformers cannot express %s", folder, "; ".join(limits))
 
 
 def _with_model_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -202,3 +275,33 @@ def _with_model_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(n.startswith(("model.", "transformer.")) for n in weights):
         return weights
     return {f"model.{n}": t for n, t in weights.items()}
+
+
+def _known_overrides(config_class: type[DetectionConfig], overrides: dict[str, Any]) -> dict[str, Any]:
+    """The overrides that are fields of the configuration."""
+    overrides = {name: value for name, value in overrides.items() if name not in WITHOUT_EFFECT_ON_LOADING}
+    known = {spec.name for spec in fields(config_class)}.union(ONLY_IN_TRANSFORMERS)
+    unknown = [name for name in overrides if name not in known]
+    if unknown:
+        raise TypeError(
+            f"from_pretrained() got an unknown argument {unknown[0]!r}: not a field of {config_class.__name__}"
+        )
+    return overrides
+
+
+def _named_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """None for "auto", float32 for None."""
+    if dtype == "auto":
+        return None
+    named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype or torch.float32
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type or 'auto', got {dtype!r}")
+    return named
+
+
+def _named_device(device_map: Any) -> torch.device:
+    if isinstance(device_map, Mapping):
+        raise ValueError("device_map must name one device: the model is small enough for one")
+    if device_map == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return torch.device("cpu" if device_map is None else device_map)

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.files import read_json, read_weights
-from ..checkpoints.hub import find_file
-from ..checkpoints.original import config_from_weights
+from ..checkpoints.reading import HUB_OPTIONS, model_family
 from ..models.detection import DETECTORS, DetectionHead
+from ..processing.auto import IMAGE_PROCESSORS
 from ..processing.image_processor import DetectionImageProcessor
 from ..processing.reading import as_rgb_tensor
-from .inference import PROCESSORS, detect_batch, prepare
+from .inference import detect_batch, prepare
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,10 @@ class Detector:
         Raises:
             OSError, ValueError: see the models' `from_pretrained`.
         """
-        family = model_family(name, **{k: v for k, v in options.items() if k in HUB_OPTIONS})
+        files = {option: options[option] for option in HUB_OPTIONS if option in options}
+        family = model_family(name, **files)
         model = DETECTORS[family].from_pretrained(name, dtype=dtype or torch.float32, **options)
-        processor = PROCESSORS[family].from_pretrained(name, **{k: v for k, v in options.items() if k in HUB_OPTIONS})
+        processor = IMAGE_PROCESSORS[family].from_pretrained(name, **files)
         model.to(best_device() if device is None else torch.device(device)).to(memory_format=torch.channels_last)
         if compile:
             model.compile()
@@ -103,27 +103,6 @@ class Detector:
         rows = zip(result["labels"].tolist(), result["scores"].tolist(), result["boxes"].tolist(), strict=True)
         for label, score, (x0, y0, x1, y1) in rows:
             yield Detection(names[label], score, (x0, y0, x1, y1), label)
-
-
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
-
-
-def model_family(name: str | Path, **options: Any) -> str:
-    """ "conditional_detr" or "detr", as a checkpoint says.
-
-    Raises:
-        OSError: no such checkpoint.
-        ValueError: it is of another model type.
-    """
-    path = Path(name)
-    if path.is_file():
-        return config_from_weights(read_weights(path), None, {}).model_type
-    config = find_file(name, "config.json", **options)
-    assert config is not None
-    family = read_json(config).get("model_type")
-    if family not in DETECTORS:
-        raise ValueError(f"{config} is of model_type {family!r}; this package knows {', '.join(DETECTORS)}")
-    return family
 
 
 def best_device() -> torch.device:

@@ -14,14 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..data.loading import batches_by_shape, read_sized_image
-from ..processing.image_processor import ConditionalDetrImageProcessor, DetectionImageProcessor, DetrImageProcessor
+from ..processing.image_processor import DetectionImageProcessor
 from ..processing.pixels import normalize, pad, resize
 from ..processing.sizes import size_after_resize
 
-PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
-    "conditional_detr": ConditionalDetrImageProcessor,
-    "detr": DetrImageProcessor,
-}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -8,7 +8,6 @@ continues exactly.
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import math
 import signal
@@ -28,16 +27,17 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..checkpoints.files import read_pickled, write_atomically, write_json
+from ..checkpoints.files import read_json, read_pickled, write_atomically, write_json
 from ..data.coco import CocoDataset, check_same_categories
 from ..data.loading import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
 from ..models.detection import DetectionHead
+from ..processing.auto import IMAGE_PROCESSORS
 from ..processing.pixels import normalize
 from .checkpointing import checkpoints, newest_checkpoint, save_checkpoint
 from .evaluate import evaluate
-from .inference import PRECISIONS, PROCESSORS, worker_count
+from .inference import PRECISIONS, worker_count
 from .journal import Journal
 from .optimization import build_optimizer, learning_rate_factor, moving_average
 from .recipe import Recipe, changed_fields
@@ -112,7 +112,7 @@ class _Run:
         self.model, self.notes = build_model(recipe, self.train_set, resuming=checkpoint is not None)
         if self.model.config.position_embedding_type == "learned":
             check_learned_positions(recipe, self.model, [self.train_set, self.val_set])
-        self.processor = PROCESSORS[self.model.config.model_type](
+        self.processor = IMAGE_PROCESSORS[self.model.config.model_type](
             size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
         )
         self.batches = TrainingBatches(
@@ -395,11 +395,14 @@ class _Run:
             progress.best_ap, progress.best_step, progress.evaluations_since_best = summary["AP"], progress.step, 0
             self.journal.best_ap = summary["AP"]
             if self.main:
-                self._write_model(self.output / "best")
+                self._write_model(self.output / "best", summary)
                 write_json(self.output / "best" / "metrics.json", {"step": progress.step, **metrics.to_dict()})
 
-    def _write_model(self, folder: Path) -> None:
-        self._evaluated_model().save_pretrained(folder)
+    def _write_model(self, folder: Path, metrics: dict[str, float], model: DetectionHead | None = None) -> None:
+        """Write the given model, or the one that is evaluated, and its processor; the figures go into its card."""
+        figures: dict[str, float] = {name: metrics[name] for name in ("AP", "AP50", "AP75") if name in metrics}
+        dataset = Path(self.recipe.data).name or self.train_set.annotation_file.stem
+        (model or self._evaluated_model()).save_pretrained(folder, dataset=dataset, metrics=figures)
         self.processor.save_pretrained(folder)
 
     def _save(self) -> Path:
@@ -425,14 +428,11 @@ class _Run:
         """Write `model/` (the best weights, or the last where nothing was evaluated) and metrics.json."""
         summary: dict[str, Any] = {}
         if self.main:
-            best = self.output / "best"
+            best, model = self.output / "best", None
             if self.progress.best_ap >= 0 and (best / "config.json").is_file():
-                best_model = type(self.model).from_pretrained(best)
-                best_model.save_pretrained(self.output / "model")
-                summary = json.loads((best / "metrics.json").read_text())
-            else:
-                self._evaluated_model().save_pretrained(self.output / "model")
-            self.processor.save_pretrained(self.output / "model")
+                model = type(self.model).from_pretrained(best)
+                summary = read_json(best / "metrics.json")
+            self._write_model(self.output / "model", summary, model)
             write_json(self.output / "metrics.json", summary)
             self.journal.draw_curves()
         if self.bad_images or self.mismatched_sizes:

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config import DetectionConfig
+from ..config import ACTIVATIONS, DetectionConfig
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(F, name) for name in ACTIVATIONS}
 
 
 def split_heads(tokens: Tensor, heads: int) -> Tensor:
@@ -79,7 +79,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: DetectionConfig, width: int) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[config.activation_function]
+        self.activation = FUNCTIONS[config.activation_function]
         self.dropout = config.activation_dropout
         self.fc1 = nn.Linear(config.d_model, width)
         self.fc2 = nn.Linear(width, config.d_model)

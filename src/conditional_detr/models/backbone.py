@@ -15,17 +15,19 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import freeze_batch_norm_2d
+from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, freeze_batch_norm_2d
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
+from ..checkpoints.hub import find_file
 from ..config import DetectionConfig
 
 # timm's bare names mean newer weights; the papers used torchvision's first ones.
 PAPER_WEIGHTS = {name: f"{name}.tv_in1k" for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
 GROUP_NORM_GROUPS = 32
+TRANSFORMERS_EPS = 1e-5  # of every frozen norm there, whatever timm's network says
 
 
 class Backbone(nn.Module):
@@ -38,6 +40,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: channels of each stage's output, last one last.
         stride: pixels per cell of the last output.
+        stage: timm's index of the stage that the last output comes from.
 
     Raises:
         ValueError: no such timm network, or none of its stages has the stride.
@@ -47,10 +50,12 @@ class Backbone(nn.Module):
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
         self.gradient_checkpointing = False
+        self.norm = config.backbone_norm
         self.model: Any = _create(config)  # timm's modules are indexed and iterated in ways their types do not say
         self.channels: list[int] = self.model.feature_info.channels()
         self.stride: int = self.model.feature_info.reduction()[-1]
         self.is_plain_resnet = _is_plain_resnet(self.model)
+        self.stage: int = self.model.feature_info.out_indices[-1]
         if config.backbone_norm == "frozen":
             self.model = freeze_batch_norm_2d(self.model)
             if self.is_plain_resnet:
@@ -76,6 +81,23 @@ class Backbone(nn.Module):
         if real is None or self.training:
             return [self._channels_first(self.model(pixel_values)[-1])]
         return [self._one_size_at_a_time(pixel_values, real)]
+
+    def not_in_transformers(self) -> str | None:
+        """What transformers' copy of this network would compute otherwise, in a few words; None if nothing.
+
+        transformers replaces every batch norm by a frozen one, which in evaluation is the same, and takes the network
+        for the rest as timm builds it.
+        """
+        if self.norm == "group":
+            return "backbone_norm 'group'"
+        parts = list(self.modules())
+        if any(isinstance(part, BatchNormAct2d | FrozenBatchNormAct2d) for part in parts):
+            return "a backbone whose norms hold its activations (it drops them)"
+        if any(isinstance(part, nn.BatchNorm2d | FrozenBatchNorm2d) and part.eps != TRANSFORMERS_EPS for part in parts):
+            return f"a backbone whose norms have another epsilon than {TRANSFORMERS_EPS}"
+        if getattr(self.model, "output_fmt", None) == "NHWC":
+            return "a backbone whose feature maps have their channels last"
+        return None
 
     def _walk(self, x: Tensor, real: Tensor | None) -> list[Tensor]:
         net = self.model
@@ -136,9 +158,13 @@ def _create(config: DetectionConfig) -> Any:
     )
     if not config.use_pretrained_backbone:
         return build()
+    source = timm.get_pretrained_cfg(name)
     try:
-        return build(pretrained=True)
-    except (OSError, RuntimeError, ValueError) as error:  # what the hub's client raises without a network or a file
+        if source is None or not source.hf_hub_id:
+            return build(pretrained=True)
+        weights = find_file(source.hf_hub_id, "model.safetensors")
+        return build(pretrained=True, pretrained_cfg_overlay={"file": str(weights)})
+    except (OSError, RuntimeError, ValueError) as error:  # no network and no cached file, or one that does not fit
         raise OSError(
             f"ImageNet weights of {name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}). Connect once so that they are cached, start from a local checkpoint "

@@ -26,7 +26,9 @@ from .position import sine_point_embedding
 class DecoderStates(NamedTuple):
     """What a decoder leaves behind. L layers, B images, Q queries, M cells, h heads."""
 
-    raw: list[Tensor]  # L + 1 × (B, Q, d): zero content, then each layer's output before the shared norm
+    raw: list[
+        Tensor
+    ]  # L + 1 × (B, Q, d): the content at first (zeros), then each layer's output before the shared norm
     normed: Tensor  # (L or 1, B, Q, d): each layer's (or only the last layer's) output after the shared norm
     reference: Tensor | None  # (1, Q, 2): logits of the reference points; None for DETR
     self_attentions: list[Tensor | None]  # L × (B, h, Q, Q) where asked for
@@ -67,10 +69,11 @@ class DetrDecoderLayer(ResidualLayer):
         memory: Tensor,
         position: Tensor,
         key_mask: Tensor | None,
+        query_mask: Tensor | None,
         need: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         placed = content + object_queries
-        update, self_weights = self.self_attn(placed, placed, content, None, need)
+        update, self_weights = self.self_attn(placed, placed, content, query_mask, need)
         content = self.residual(content, update, self.self_attn_layer_norm)
         update, cross_weights = self.encoder_attn(content + object_queries, memory + position, memory, key_mask, need)
         content = self.residual(content, update, self.encoder_attn_layer_norm)
@@ -94,11 +97,13 @@ class ConditionalSelfAttention(nn.Module):
         self.v_proj = nn.Linear(config.d_model, config.d_model)
         self.o_proj = nn.Linear(config.d_model, config.d_model)
 
-    def forward(self, content: Tensor, object_queries: Tensor, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, content: Tensor, object_queries: Tensor, query_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
         query = self.q_content_proj(content) + self.q_pos_proj(object_queries)
         key = self.k_content_proj(content) + self.k_pos_proj(object_queries)
         query, key, value = (split_heads(x, self.heads) for x in (query, key, self.v_proj(content)))
-        out, weights = attend(query, key, value, None, self.dropout if self.training else 0.0, need_weights)
+        out, weights = attend(query, key, value, query_mask, self.dropout if self.training else 0.0, need_weights)
         return self.o_proj(out), weights
 
 
@@ -160,9 +165,10 @@ class ConditionalDetrDecoderLayer(ResidualLayer):
         memory: Tensor,
         position: Tensor,
         key_mask: Tensor | None,
+        query_mask: Tensor | None,
         need: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        update, self_weights = self.self_attn(content, object_queries, need)
+        update, self_weights = self.self_attn(content, object_queries, query_mask, need)
         content = self.residual(content, update, self.self_attn_layer_norm)
         update, cross_weights = self.encoder_attn(
             content, object_queries, spatial_query, memory, position, key_mask, need
@@ -199,6 +205,8 @@ class Decoder(nn.Module):
         key_mask: Tensor | None,
         all_layers: bool,
         need_weights: bool = False,
+        content: Tensor | None = None,
+        query_mask: Tensor | None = None,
     ) -> DecoderStates:
         """Decode the queries against the memory.
 
@@ -208,9 +216,12 @@ class Decoder(nn.Module):
             position: (B or 1, M, d).
             key_mask: (B, 1, 1, M) bool, True for cells of the image; None if all are.
             all_layers: normalise every layer's output, not only the last one's.
+            content: (B, Q, d) to start from; None for zeros.
+            query_mask: (B, 1, 1, Q) bool, True for queries that others may attend to; None if all are.
         """
         placed = object_queries[None]  # (1, Q, d): the same for every image, so projected once for the batch
-        content = memory.new_zeros(len(memory), *object_queries.shape)
+        if content is None:
+            content = memory.new_zeros(len(memory), *object_queries.shape)
         reference = point = None
         if self.conditional:
             reference = self.ref_point_head(placed)  # (1, Q, 2)
@@ -224,7 +235,7 @@ class Decoder(nn.Module):
                 else layer
             )
             content, self_weights, cross_weights = run(
-                content, placed, *spatial, memory, position, key_mask, need_weights
+                content, placed, *spatial, memory, position, key_mask, query_mask, need_weights
             )
             raw.append(content)
             self_attentions.append(self_weights)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..checkpoints.pretrained import PretrainedModel
-from ..config import ConditionalDetrConfig, DetectionConfig, DetrConfig
+from ..config import WHOLE_NUMBERS, ConditionalDetrConfig, DetectionConfig, DetrConfig
 from ..losses.criterion import LossNormalizers, detection_loss
 from .attention import MLP
 from .backbone import Backbone
@@ -18,6 +18,7 @@ from .encoder import Encoder
 from .outputs import DetectionModelOutput, DetectionOutput
 from .position import LearnedPositionEmbedding, sine_position_embedding
 
+LAST_STAGE = 4  # timm's index of a ResNet's last stage, where transformers ends unless told otherwise
 CLASS_PRIOR = 0.01  # share of queries that claim a class at the start of Conditional DETR's training
 
 
@@ -32,17 +33,106 @@ class DetectionBase(PretrainedModel):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Trade time for memory in training: keep only the inputs of blocks and layers, recompute the rest."""
+    def config_for_transformers(self) -> tuple[dict[str, Any], list[str]]:
+        """`config.json` as transformers is to read it, and what it cannot express, each in a few words.
+
+        A backbone that ends before a fifth stage is said by `backbone_config`, which transformers 5 reads and
+        transformers 4 does not; any other by `backbone`, which both read.
+        """
+        values, config = self.config.to_dict(), self.config
+        (backbone,) = (part for part in self.modules() if isinstance(part, Backbone))
+        limit = backbone.not_in_transformers()
+        limits = [limit] if limit else []
+        limits += [
+            f"{name} {values[name]} (it takes whole numbers)"
+            for name in WHOLE_NUMBERS
+            if name in values and not isinstance(values[name], int)
+        ]
+        if backbone.stage != LAST_STAGE:
+            for name in ("backbone", "use_timm_backbone", "use_pretrained_backbone"):
+                values.pop(name, None)
+            values["backbone_config"] = {
+                "model_type": "timm_backbone",
+                "backbone": config.backbone,
+                "num_channels": config.num_channels,
+                "features_only": True,
+                "use_pretrained_backbone": False,
+                "out_indices": [backbone.stage],
+                **({"output_stride": 16} if config.dilation else {}),
+            }
+        return values, limits
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Trade time for memory in training: keep only the inputs of blocks and layers, recompute the rest.
+
+        Args:
+            activation_checkpointing_kwargs: of `torch.utils.checkpoint`, for transformers' sake; without effect.
+            every_n_layers, offload: as transformers has them; only their defaults are supported.
+
+        Raises:
+            ValueError: `every_n_layers` or `offload` is another.
+        """
+        if every_n_layers != 1 or offload:
+            raise ValueError(
+                "activation checkpointing here is of every layer, on the device: no every_n_layers, no offload"
+            )
         self._set_gradient_checkpointing(True)
 
-    def gradient_checkpointing_disable(self) -> None:
+    def activation_checkpointing_disable(self) -> None:
         self._set_gradient_checkpointing(False)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Older name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Older name of `activation_checkpointing_disable`."""
+        self._set_gradient_checkpointing(False)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.modules())
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """How many weights there are."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def _set_gradient_checkpointing(self, value: bool) -> None:
         for module in self.modules():
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = value  # type: ignore[assignment]
+
+
+class Given(NamedTuple):
+    """What a caller of `forward` brings along instead of having it computed."""
+
+    encoded: list[Tensor] | None = None  # the encoder's states, the memory last, each (B, M, d)
+    encoder_attentions: list[Tensor] = []
+    content: Tensor | None = None  # (B, Q, d)
+    query_mask: Tensor | None = None  # (B, Q)
+
+    @classmethod
+    def of(
+        cls, query_mask: Tensor | None, encoder_outputs: Any, inputs_embeds: Tensor | None, content: Tensor | None
+    ) -> Given:
+        """Read the arguments of `DetectionModel.forward`."""
+        if inputs_embeds is not None:
+            raise ValueError("inputs_embeds is not supported: its cells have no height and width; give encoder_outputs")
+        if encoder_outputs is None:
+            return cls(content=content, query_mask=query_mask)
+        if isinstance(encoder_outputs, tuple | list):
+            memory, hidden_states, attentions = (*encoder_outputs, None, None)[:3]
+        else:
+            names = ("last_hidden_state", "hidden_states", "attentions")
+            memory, hidden_states, attentions = (getattr(encoder_outputs, name, None) for name in names)
+        return cls([*(hidden_states or ())[:-1], memory], list(attentions or ()), content, query_mask)
 
 
 class DetectionModel(DetectionBase):
@@ -66,9 +156,15 @@ class DetectionModel(DetectionBase):
         self.backbone.requires_grad_(True)
 
     def states(
-        self, pixel_values: Tensor, pixel_mask: Tensor | None, all_layers: bool, need_weights: bool = False
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None,
+        all_layers: bool,
+        need_weights: bool = False,
+        given: Given | None = None,
     ) -> tuple[list[Tensor], list[Tensor], DecoderStates]:
         """Encoder states, encoder attentions and decoder states; see `Encoder.forward` and `DecoderStates`."""
+        given = given or Given()
         real = None if pixel_mask is None else pixel_mask.bool()
         # Without padding there is no mask arithmetic at all. Looking is free on the CPU only: elsewhere it would wait
         # for the device, so there the caller says so by passing None.
@@ -87,38 +183,69 @@ class DetectionModel(DetectionBase):
             position = sine_position_embedding(cells, self.config.d_model)
         tokens, position = tokens.flatten(2).transpose(1, 2), position.to(tokens.dtype)
         key_mask = None if real is None else real.flatten(1)[:, None, None]  # (B, 1, 1, M)
-        encoded, encoder_attentions = self.encoder(tokens, position, key_mask, need_weights)
+        if given.encoded is None:
+            encoded, encoder_attentions = self.encoder(tokens, position, key_mask, need_weights)
+        else:
+            encoded, encoder_attentions = given.encoded, given.encoder_attentions
+            if encoded[-1].shape != tokens.shape:
+                raise ValueError(
+                    f"encoder_outputs of shape {tuple(encoded[-1].shape)} are not of these pixel_values, "
+                    f"which have {tuple(tokens.shape)}"
+                )
         queries = self.query_position_embeddings.weight
-        decoded = self.decoder(queries, encoded[-1], position, key_mask, all_layers, need_weights)
+        for what, value, shape in (
+            ("decoder_inputs_embeds", given.content, (len(tokens), *queries.shape)),
+            ("decoder_attention_mask", given.query_mask, (len(tokens), len(queries))),
+        ):
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"{what} must have the shape {shape}, got {tuple(value.shape)}")
+        query_mask = None if given.query_mask is None else given.query_mask.bool()[:, None, None]  # (B, 1, 1, Q)
+        decoded = self.decoder(
+            queries, encoded[-1], position, key_mask, all_layers, need_weights, given.content, query_mask
+        )
         return encoded, encoder_attentions, decoded
 
     def forward(
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-        return_dict: bool = True,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
     ) -> DetectionModelOutput | tuple[Any, ...]:
         """Compute features of the queries.
 
         Args:
             pixel_values: (B, 3, H, W) float, normalised; images at the top left of the canvas.
             pixel_mask: (B, H, W), nonzero where a pixel belongs to the image; None if all do.
-            return_dict: False returns a tuple.
+            decoder_attention_mask: (B, Q), nonzero for queries that the others may attend to; None if all are.
+            encoder_outputs: the encoder's (last_hidden_state (B, M, d), hidden_states, attentions), a tuple or an
+                object with these names, to be used in place of computing them.
+            inputs_embeds: must be None: cells of the feature map without the map's height and width have no place.
+            decoder_inputs_embeds: (B, Q, d), the queries' content before the first layer; None for zeros.
+            output_attentions, output_hidden_states, return_dict: None does as the configuration says. `return_dict`
+                False returns a tuple.
+
+        Raises:
+            ValueError: an argument of the wrong shape, or `inputs_embeds`.
         """
-        encoded, encoder_attentions, decoded = self.states(
-            pixel_values, pixel_mask, self.config.auxiliary_loss, output_attentions
-        )
+        attentions, hidden_states, as_dict = _wanted(self.config, output_attentions, output_hidden_states, return_dict)
+        given = Given.of(decoder_attention_mask, encoder_outputs, inputs_embeds, decoder_inputs_embeds)
+        auxiliary = self.config.auxiliary_loss
+        encoded, encoder_attentions, decoded = self.states(pixel_values, pixel_mask, auxiliary, attentions, given)
         output = DetectionModelOutput(
             last_hidden_state=decoded.normed[-1],
-            **_introspection(encoded, encoder_attentions, decoded, output_attentions, output_hidden_states),
+            **_introspection(encoded, encoder_attentions, decoded, attentions, hidden_states),
         )
-        if self.config.auxiliary_loss:
+        if auxiliary:
             output["intermediate_hidden_states"] = decoded.normed
         if decoded.reference is not None:
-            output["reference_points"] = decoded.reference.sigmoid().expand(len(pixel_values), -1, -1)
-        return output if return_dict else output.to_tuple()
+            output["reference_points"] = decoded.reference.sigmoid().transpose(0, 1).expand(-1, len(pixel_values), -1)
+        return output if as_dict else output.to_tuple()
 
 
 class DetectionHead(DetectionBase):
@@ -137,6 +264,9 @@ class DetectionHead(DetectionBase):
 
     def freeze_backbone(self) -> None:
         self.model.freeze_backbone()
+
+    def unfreeze_backbone(self) -> None:
+        self.model.unfreeze_backbone()
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compile everything but heads and loss (which waits for the host to match) with `torch.compile`."""
@@ -159,10 +289,14 @@ class DetectionHead(DetectionBase):
         self,
         pixel_values: Tensor,
         pixel_mask: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
         labels: list[dict[str, Any]] | None = None,
-        output_attentions: bool = False,
-        output_hidden_states: bool = False,
-        return_dict: bool = True,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
         normalizers: LossNormalizers | None = None,
     ) -> DetectionOutput | tuple[Any, ...]:
         """Detect; with labels, also compute the loss. Predictions depend neither on labels nor on `auxiliary_loss`.
@@ -171,11 +305,19 @@ class DetectionHead(DetectionBase):
             pixel_values: (B, 3, H, W) float, normalised; images at the top left of the canvas.
             pixel_mask: (B, H, W), nonzero where a pixel belongs to the image; None if all do.
             labels: B dicts with `class_labels` (n,) in 0…C-1 and `boxes` (n, 4) cxcywh, relative to the image.
-            return_dict: False returns a tuple.
             normalizers: see `detection_loss`; None takes this batch's.
+
+        The other arguments are those of `DetectionModel.forward`.
+
+        Raises:
+            ValueError: labels that are not one dict with these keys an image.
         """
+        if labels is not None:
+            _check_labels(labels, len(pixel_values))
+        attentions, hidden_states, as_dict = _wanted(self.config, output_attentions, output_hidden_states, return_dict)
+        given = Given.of(decoder_attention_mask, encoder_outputs, inputs_embeds, decoder_inputs_embeds)
         auxiliary = self.config.auxiliary_loss
-        encoded, encoder_attentions, decoded = self.model.states(pixel_values, pixel_mask, auxiliary, output_attentions)
+        encoded, encoder_attentions, decoded = self.model.states(pixel_values, pixel_mask, auxiliary, attentions, given)
         logits, boxes = self.predict_from(decoded.normed, decoded.reference)  # (L or 1, B, Q, …)
         output = DetectionOutput()
         if labels is not None:
@@ -188,9 +330,9 @@ class DetectionHead(DetectionBase):
             ]
         output.update(
             last_hidden_state=decoded.normed[-1],
-            **_introspection(encoded, encoder_attentions, decoded, output_attentions, output_hidden_states),
+            **_introspection(encoded, encoder_attentions, decoded, attentions, hidden_states),
         )
-        return output if return_dict else output.to_tuple()
+        return output if as_dict else output.to_tuple()
 
 
 class ConditionalDetrModel(DetectionModel):
@@ -228,6 +370,26 @@ def inverse_sigmoid(p: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(p.clamp(min=eps) / (1 - p).clamp(min=eps))
 
 
+def _check_labels(labels: list[dict[str, Any]], images: int) -> None:
+    if len(labels) != images:
+        raise ValueError(f"{len(labels)} labels for {images} images")
+    for i, label in enumerate(labels):
+        missing = [name for name in ("class_labels", "boxes") if name not in label]
+        if missing:
+            raise ValueError(f"labels[{i}] lacks {' and '.join(missing)}")
+
+
+def _wanted(
+    config: DetectionConfig, attentions: bool | None, hidden_states: bool | None, as_dict: bool | None
+) -> tuple[bool, bool, bool]:
+    """What to return, as the call says or else the configuration."""
+    return (
+        config.output_attentions if attentions is None else attentions,
+        config.output_hidden_states if hidden_states is None else hidden_states,
+        config.return_dict if as_dict is None else as_dict,
+    )
+
+
 def _introspection(
     encoded: list[Tensor],
     encoder_attentions: list[Tensor],
@@ -238,7 +400,7 @@ def _introspection(
     """The output fields about the inside of the model that the caller asked for, in transformers' order."""
     fields: dict[str, Any] = {}
     if output_hidden_states:
-        fields["decoder_hidden_states"] = tuple(decoded.raw)
+        fields["decoder_hidden_states"] = (*decoded.raw[:-1], decoded.normed[-1])
     if output_attentions:
         fields["decoder_attentions"] = tuple(decoded.self_attentions)
         fields["cross_attentions"] = tuple(decoded.cross_attentions)

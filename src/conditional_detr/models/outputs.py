@@ -36,14 +36,14 @@ class DetectionModelOutput(ModelOutput):
     """Of `ConditionalDetrModel` and `DetrModel`. L layers, B images, Q queries, M cells, h heads, d channels."""
 
     last_hidden_state: Tensor  # (B, Q, d), after the shared norm
-    decoder_hidden_states: tuple[Tensor, ...] | None  # L + 1 × (B, Q, d), before the shared norm
+    decoder_hidden_states: tuple[Tensor, ...] | None  # L + 1 × (B, Q, d), the last one after the shared norm
     decoder_attentions: tuple[Tensor, ...] | None  # L × (B, h, Q, Q)
     cross_attentions: tuple[Tensor, ...] | None  # L × (B, h, Q, M)
     encoder_last_hidden_state: Tensor  # (B, M, d)
     encoder_hidden_states: tuple[Tensor, ...] | None  # layers + 1 × (B, M, d)
     encoder_attentions: tuple[Tensor, ...] | None  # layers × (B, h, M, M)
     intermediate_hidden_states: Tensor | None  # (L, B, Q, d), after the shared norm; with `auxiliary_loss`
-    reference_points: Tensor | None  # (B, Q, 2) in [0, 1]; Conditional DETR only
+    reference_points: Tensor | None  # (Q, B, 2) in [0, 1], queries first as in transformers; Conditional DETR only
 
 
 class DetectionOutput(ModelOutput):
