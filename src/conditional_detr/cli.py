@@ -308,7 +308,12 @@ def _figure(value: float) -> str:
 
 
 def _values(parser: Any, arguments: list[str]) -> dict[str, Any]:
-    return parser.parse_args(arguments).as_dict()
+    values = parser.parse_args(arguments).as_dict()
+    if values.get("batch_size", 1) < 1:
+        raise UsageError(f"batch_size is {values['batch_size']}; it must be positive")
+    if values.get("workers", 0) < -1:
+        raise UsageError(f"workers is {values['workers']}; it is a number of processes, or -1 for one for each core")
+    return values
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {

@@ -73,6 +73,21 @@ def test_predict_writes_json_lines_and_pictures(model_folder, pictures, tmp_path
             assert picture.size == (row["width"] * factor, row["height"] * factor) and min(picture.size) >= 256
 
 
+def test_pictures_never_overwrite_the_images_they_show(model_folder, tmp_path):
+    Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / "own.jpg")
+    before = (tmp_path / "own.jpg").read_bytes()
+    detector = Detector.from_pretrained(model_folder, device="cpu")
+    with pytest.raises(ValueError, match="would overwrite the image .*own.jpg; choose another folder"):
+        predict(detector, [tmp_path / "own.jpg"], tmp_path, workers=0)
+    assert (tmp_path / "own.jpg").read_bytes() == before
+
+
+def test_a_device_that_is_not_there_is_named(model_folder):
+    for name in ("cuda:99", "gpu"):
+        with pytest.raises(ValueError, match=f"device '{name}' is not there"):
+            Detector.from_pretrained(model_folder, device=name)
+
+
 def test_two_images_of_one_name_get_two_pictures(model_folder, pictures, tmp_path):
     (pictures / "more").mkdir()
     (pictures / "0.png").rename(pictures / "more/1.png")

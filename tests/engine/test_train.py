@@ -197,6 +197,30 @@ def test_a_file_that_is_no_checkpoint_is_named(scenes, tmp_path):
         train(small_recipe(scenes, tmp_path / "run", epochs=1, resume=str(tmp_path / "other.pt")))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_stops_with_one_line_or_is_counted(scenes, tmp_path, workers):
+    shutil.copytree(scenes, tmp_path / "data")
+    broken = tmp_path / "data/images/train/000005.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    path = recipe_file(tmp_path, small_recipe(tmp_path / "data", tmp_path / "run", epochs=1, workers=workers))
+    process = start(["--config", str(path)])
+    output, _ = process.communicate(timeout=120)  # and does not hang
+    assert process.returncode == 1 and "Traceback" not in output
+    assert "000005.png" in output.strip().splitlines()[-1] and "--skip_bad_images" in output
+    process = start(["--config", str(path), "--skip_bad_images", "true", "--output", str(tmp_path / "skipped")])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "1 times a damaged image was left out" in output
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_a_checkpoint_cut_anywhere_is_passed_over(tmp_path, size):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"step": step, "weights": torch.zeros(9999)}, keep=2)
+    newest = checkpoints(tmp_path)[-1]
+    newest.write_bytes(newest.read_bytes()[:size])
+    assert newest_checkpoint(tmp_path)[1]["step"] == 1
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, caplog):
     for step in (1, 2):
         save_checkpoint(tmp_path, step, {"step": step}, keep=2)

@@ -31,6 +31,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         write(beside)
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
+        beside.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
         os.replace(beside, path)
     except (OSError, RuntimeError, SafetensorError) as error:
         # torch and safetensors have their own words for a full disk, which say nothing to a person
@@ -42,6 +43,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         ) from error
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """What new files are not allowed; it can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
@@ -81,7 +89,9 @@ def read_pickled(path: Path, only_look: bool = False) -> dict[str, Any]:
             f"{path} was not opened: it holds more than tensors and plain values, and opening it could run code"
             + (f" ({refused.group(1)})" if refused else "")
         ) from None
-    except (RuntimeError, EOFError, LookupError, AttributeError, UnicodeDecodeError) as error:
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except (OSError, RuntimeError, EOFError, LookupError, AttributeError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["it ends too early"])[0]
         raise ValueError(f"{path} is damaged or not a PyTorch file ({type(error).__name__}: {reason})") from None
 

@@ -122,7 +122,7 @@ def find_split(folder: str | Path, split: str) -> tuple[Path, Path]:
     raise FileNotFoundError(
         f"{root} has no '{split}' split: neither annotations/instances_{split}2017.json (with images/{split}2017/), "
         f"annotations/{split}.json (with images/{split}/) nor {split}/_annotations.coco.json; "
-        "name the files with --ANNOTATIONS and --IMAGES options (see --help)"
+        "or name annotation file and image folder themselves (see --help)"
     )
 
 
@@ -148,7 +148,7 @@ def read_coco(annotation_file: str | Path, image_folder: str | Path, skip_missin
         raise ValueError(f"{path} lists no images")
     try:
         return _index(path, folder, content, skip_missing_images)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not COCO JSON: an entry lacks or misuses the field {error}") from None
 
 

@@ -65,26 +65,19 @@ def read_sized_image(path: Any, height: int, width: int) -> Tensor:
 class TrainingSet(Dataset):
     """Samples of a `CocoDataset`, augmented. Its keys are (epoch, index)."""
 
-    def __init__(self, coco: CocoDataset, transform: v2.Transform, seed: int, skip_bad_images: bool = False) -> None:
-        self.coco, self.transform, self.seed, self.skip_bad_images = coco, transform, seed, skip_bad_images
+    def __init__(self, coco: CocoDataset, transform: v2.Transform, seed: int) -> None:
+        self.coco, self.transform, self.seed = coco, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, dict[str, Any], bool] | str:
-        """Return image (3, H, W) uint8, label and whether the file's size was unexpected; or what is wrong with it.
-
-        Raises:
-            OSError: the image cannot be read, and bad images are not skipped.
-        """
+        """Return image (3, H, W) uint8, label and whether the file's size was unexpected; or what is wrong with it: an
+        error raised in a worker would reach the user as a traceback."""
         epoch, index = key
         coco = self.coco
         height, width = coco.sizes[index].tolist()
         try:
             image = read_sized_image(coco.image_path(index), height, width)
         except (OSError, ValueError) as error:
-            if self.skip_bad_images:
-                return str(error)
-            raise OSError(
-                f"{error}. Repair or remove it, or leave such images out with --skip_bad_images true"
-            ) from None
+            return str(error)
         own = slice(coco.first[index], coco.first[index + 1])
         keep = ~coco.crowds[own]
         boxes = torch.from_numpy(coco.boxes[own][keep])

@@ -36,6 +36,6 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     for path in reversed(checkpoints(folder)):
         try:
             return path, read_pickled(path)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             logger.warning("%s; trying the one before", error)
     return None

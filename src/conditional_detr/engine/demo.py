@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
-import torch
 import yaml
 from PIL import Image
 from rich.console import Console
@@ -32,9 +30,6 @@ SHOWN = 12  # held-out pictures on the contact sheet
 
 def run_demo(output: str, seed: int) -> None:
     """Everything, with the defaults of `recipes/demo.yaml`. An interrupted demo goes on where it stopped."""
-    # A core for the loader. Threads that wait for one which has no core spin: on two busy cores, two threads took 0.38 s
-    # a step where one took 0.16 (and on two idle ones 0.12 against 0.15).
-    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
     console = Console(highlight=False)
     folder = Path(output)
     started = time.time()

@@ -72,7 +72,7 @@ class Detector:
         family = model_family(name, **files)
         model = DETECTORS[family].from_pretrained(name, dtype=dtype or torch.float32, **options)
         processor = IMAGE_PROCESSORS[family].from_pretrained(name, **files)
-        model.to(best_device() if device is None else torch.device(device)).to(memory_format=torch.channels_last)
+        model.to(best_device() if device is None else _existing_device(device)).to(memory_format=torch.channels_last)
         if compile:
             model.compile()
         return cls(model, processor)
@@ -108,6 +108,15 @@ class Detector:
 def best_device() -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None else accelerator
+
+
+def _existing_device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device {str(name)!r} is not there; this machine's best is {str(best_device())!r}") from None
+    return device
 
 
 def _as_uint8(image: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from ..processing.image_processor import DetectionImageProcessor
 from ..processing.pixels import normalize, pad, resize
 from ..processing.sizes import size_after_resize
 
+REPAIR = "Repair or remove it, or leave such images out with --skip_bad_images true"
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -37,8 +38,8 @@ class Source:
 class PreparedImages(Dataset):
     """Images as the model wants them, but for normalisation: decoded, turned, resized, uint8."""
 
-    def __init__(self, sources: Sequence[Source], processor: DetectionImageProcessor, skip_bad: bool) -> None:
-        self.sources, self.processor, self.skip_bad = sources, processor, skip_bad
+    def __init__(self, sources: Sequence[Source], processor: DetectionImageProcessor) -> None:
+        self.sources, self.processor = sources, processor
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         """Index, and the image (3, h, w) uint8 or what is wrong with it."""
@@ -46,11 +47,7 @@ class PreparedImages(Dataset):
         try:
             image = read_sized_image(source.path, *source.size)
         except (OSError, ValueError) as error:
-            if self.skip_bad:
-                return index, str(error)
-            raise OSError(
-                f"{error}. Repair or remove it, or leave such images out with --skip_bad_images true"
-            ) from None
+            return index, str(error)
         return index, prepare(image, self.processor)
 
 
@@ -94,7 +91,7 @@ def detect(
     shapes = np.array([size_after_resize(*s.size, processor.size) if processor.do_resize else s.size for s in sources])
     batches = batches_by_shape(shapes.reshape(-1, 2), batch_size)[share[0] :: share[1]]
     loader = DataLoader(
-        PreparedImages(sources, processor, skip_bad),
+        PreparedImages(sources, processor),
         batch_sampler=batches,
         num_workers=min(workers, len(batches)),
         collate_fn=list,
@@ -107,7 +104,11 @@ def detect(
             sizes = [sources[index].size for index in indices]
             results = detect_batch(model, processor, list(images), sizes, threshold, precision)
             yield from zip(indices, results, strict=True)
-        yield from ((index, image) for index, image in samples if isinstance(image, str))
+        for index, message in samples:
+            if isinstance(message, str):
+                if not skip_bad:
+                    raise OSError(f"{message}. {REPAIR}")
+                yield index, message
         if progress is not None:
             progress(len(samples))
 

@@ -86,6 +86,11 @@ def predict(
                 raise OSError(f"{message}. Remove it, or leave such images out with --skip_bad_images true") from None
             rows[position] = {"file": str(path), "error": message}
     names = _picture_names([source.path for source in sources])
+    inputs = {source.path.resolve() for source in sources}
+    if draw and (taken := next((name for name in names if (output / name).resolve() in inputs), None)):
+        raise ValueError(
+            f"--output {output}: drawing would overwrite the image {output / taken}; choose another folder"
+        )
     found = detect(
         detector.model, detector.processor, sources, threshold=threshold, batch_size=batch_size, workers=workers,
         skip_bad=skip_bad_images, progress=progress,

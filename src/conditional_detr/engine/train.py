@@ -37,7 +37,7 @@ from ..processing.auto import IMAGE_PROCESSORS
 from ..processing.pixels import normalize
 from .checkpointing import checkpoints, newest_checkpoint, save_checkpoint
 from .evaluate import evaluate
-from .inference import PRECISIONS, worker_count
+from .inference import PRECISIONS, REPAIR, worker_count
 from .journal import Journal
 from .optimization import build_optimizer, learning_rate_factor, moving_average
 from .recipe import Recipe, changed_fields
@@ -243,6 +243,9 @@ class _Run:
             before_data = time.perf_counter()
             micro_batches = [next(batches) for _ in range(recipe.accumulate)]
             data_time += time.perf_counter() - before_data
+            bad = [message for batch in micro_batches for message in batch.bad_images]
+            if bad and not recipe.skip_bad_images:
+                raise TrainingError(f"{bad[0]}. {REPAIR}")
             losses = self._step(micro_batches)
             progress.step += 1
             epoch = progress.step / self.steps_per_epoch
@@ -462,7 +465,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 
 
 def _loader(recipe: Recipe, data: CocoDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
-    dataset = TrainingSet(data, training_transform(recipe.augmentation), recipe.seed, recipe.skip_bad_images)
+    dataset = TrainingSet(data, training_transform(recipe.augmentation), recipe.seed)
     workers = worker_count(recipe.workers)
     return DataLoader(
         dataset,
