@@ -232,7 +232,8 @@ def _predict(arguments: list[str]) -> None:
         rows = predict(detector, images, output, progress=advance, **values)
     found = sum(len(row.get("detections", ())) for row in rows)
     bad = [row for row in rows if "error" in row]
-    print(f"{found} detections in {len(rows) - len(bad)} images: {output / 'predictions.jsonl'}, pictures beside it")
+    pictures = ", pictures beside it" if values["draw"] else ""
+    print(f"detections in {len(rows) - len(bad)} images: {found}, in {output / 'predictions.jsonl'}{pictures}")
     if bad:
         print(f"{len(bad)} images could not be read; first: {bad[0]['error']}")
 
@@ -268,6 +269,7 @@ def _data(arguments: list[str]) -> None:
 
 
 def _recipes(arguments: list[str]) -> None:
+    _values(_parser("recipes", "List the recipes that are shipped."), arguments)
     from .engine.recipe import find_recipe, recipe_names
 
     for name in recipe_names():
