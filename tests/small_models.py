@@ -7,23 +7,24 @@ from conditional_detr.models.detection import DETECTORS
 FAMILIES = tuple(DETECTORS)
 
 
+# A detector of a few thousand weights.
+SMALL = dict(
+    backbone="resnet18",
+    backbone_norm="batch",
+    output_stride=8,
+    d_model=32,
+    encoder_layers=1,
+    decoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=64,
+    decoder_ffn_dim=64,
+    num_queries=10,
+)
+
+
 def small_config(family="conditional_detr", **values):
-    """A detector of a few thousand weights."""
-    defaults = dict(
-        backbone="resnet18",
-        backbone_norm="batch",
-        output_stride=8,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        num_queries=10,
-        num_labels=3,
-    )
-    return DETECTORS[family].config_class(**{**defaults, **values})
+    return DETECTORS[family].config_class(**{**SMALL, "num_labels": 3, **values})
 
 
 def small_model(family="conditional_detr", **values):

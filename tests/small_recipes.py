@@ -1,29 +1,16 @@
 """A training run of a few seconds."""
 
+from small_models import SMALL
+
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.engine.recipe import Recipe
-
-SMALL_MODEL = dict(
-    backbone="resnet18",
-    backbone_norm="batch",
-    output_stride=8,
-    d_model=32,
-    encoder_layers=1,
-    decoder_layers=2,
-    encoder_attention_heads=4,
-    decoder_attention_heads=4,
-    encoder_ffn_dim=64,
-    decoder_ffn_dim=64,
-    num_queries=10,
-    auxiliary_loss=True,
-)
 
 
 def small_recipe(data, output, model=None, **values):
     defaults = dict(
         data=str(data),
         output=str(output),
-        model={**SMALL_MODEL, **(model or {})},
+        model={**SMALL, "auxiliary_loss": True, **(model or {})},
         image_size=64,
         max_size=128,
         augmentation=Augmentation(scales=[48, 64], max_size=128, crop=0.5, crop_scales=[64], crop_min=32, crop_max=48),
