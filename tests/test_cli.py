@@ -59,8 +59,14 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments, part, capsys):
 
 
 def test_an_unknown_key_in_a_recipe_is_an_error(tmp_path, capsys):
-    (tmp_path / "mine.yaml").write_text("epochs: 3\nbatchsize: 4\n")
-    assert_one_line(*run("train", "--config", tmp_path / "mine.yaml", capsys=capsys), 2, "batchsize")
+    for text, message in (
+        ("epochs: 3\nbatchsize: 4\n", "no option 'batchsize'; did you mean batch_size"),
+        ("epochs: [", "is not YAML"),
+        ("- a", "is not a recipe"),
+        ("", "is not a recipe"),
+    ):
+        (tmp_path / "mine.yaml").write_text(text)
+        assert_one_line(*run("train", "--config", tmp_path / "mine.yaml", capsys=capsys), 2, "mine.yaml", message)
 
 
 def test_bad_data_is_one_line_and_exit_code_1(tmp_path, capsys):

@@ -84,12 +84,12 @@ def _parser(command: str, description: str) -> Any:
 
 def _train(arguments: list[str]) -> None:
     from .data.augmentation import Augmentation
-    from .engine.recipe import Recipe, find_recipe
+    from .engine.recipe import Recipe, check_recipe_file, find_recipe
 
     parser = _parser("train", "Train a detector. Every value of the recipe can be overridden here.")
     parser.add_argument("--config", action="config", help="a recipe by name (see cdetr recipes), or a .yaml file")
     parser.add_class_arguments(Recipe, sub_configs=False)
-    arguments, name = _with_recipe_file(arguments, find_recipe)
+    arguments, name = _with_recipe_file(arguments, find_recipe, check_recipe_file)
     try:
         values = _values(parser, arguments)
         values.pop("config", None)
@@ -104,7 +104,9 @@ def _train(arguments: list[str]) -> None:
     train(recipe)
 
 
-def _with_recipe_file(arguments: list[str], find: Callable[[str], Any]) -> tuple[list[str], str]:
+def _with_recipe_file(
+    arguments: list[str], find: Callable[[str], Any], check: Callable[[Any], None]
+) -> tuple[list[str], str]:
     """Put the recipe's file in place of its name, and return its name."""
     arguments, name = list(arguments), "train"
     for i, argument in enumerate(arguments):
@@ -115,6 +117,7 @@ def _with_recipe_file(arguments: list[str], find: Callable[[str], Any]) -> tuple
             continue
         try:
             path = find(value)
+            check(path)
         except ValueError as error:
             raise UsageError(str(error)) from None
         name = path.stem

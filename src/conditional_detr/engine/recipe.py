@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from ..config import CONFIG_CLASSES, DetectionConfig
 from ..data.augmentation import Augmentation
 
@@ -191,6 +193,28 @@ def find_recipe(name: str) -> Path:
     if shipped.is_file():
         return shipped
     raise ValueError(f"there is no recipe {name!r}; there are {', '.join(recipe_names())}, or give a .yaml file")
+
+
+def check_recipe_file(path: Path) -> None:
+    """Check what the command line's parser would report without naming the file.
+
+    Raises:
+        ValueError: not YAML, not a mapping, or a key that no recipe has.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a recipe: it needs lines such as 'epochs: 50'")
+    known = [spec.name for spec in dataclasses.fields(Recipe)]
+    for key in content:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=3)
+            raise ValueError(
+                f"{path}: there is no option {str(key)!r}"
+                + (f"; did you mean {' or '.join(close)}?" if close else "; see cdetr train --help")
+            )
 
 
 def recipe_names() -> list[str]:
