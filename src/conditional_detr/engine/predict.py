@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import logging
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,8 +21,6 @@ from .inference import Source, detect
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="OpenCV")  # supervision draws well without it
     import supervision as sv
-
-logger = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(Image.registered_extensions())
 READABLE_SIDE = 256  # pixels: pictures whose short side is less are enlarged, or labels would hide what they name

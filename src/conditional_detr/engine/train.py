@@ -8,7 +8,6 @@ continues exactly.
 from __future__ import annotations
 
 import importlib.util
-import logging
 import math
 import signal
 import threading
@@ -42,8 +41,6 @@ from .journal import Journal
 from .optimization import build_optimizer, learning_rate_factor, moving_average
 from .recipe import Recipe, changed_fields
 from .starting import build_model, check_learned_positions, read_split
-
-logger = logging.getLogger(__name__)
 
 
 class TrainingError(RuntimeError):
