@@ -38,7 +38,7 @@ class Backbone(nn.Module):
     evaluation, which has the same effect at the price of smaller batches; in training they see the padded batch.
 
     Attributes:
-        channels: channels of each stage's output, last one last.
+        channels: channels of what each stage gives, last one last; of other networks than plain ResNets, the last alone.
         stride: pixels per cell of the last output.
         stage: timm's index of the stage that the last output comes from.
 
@@ -52,9 +52,11 @@ class Backbone(nn.Module):
         self.gradient_checkpointing = False
         self.norm = config.backbone_norm
         self.model: Any = _create(config)  # timm's modules are indexed and iterated in ways their types do not say
-        self.channels: list[int] = self.model.feature_info.channels()
         self.stride: int = self.model.feature_info.reduction()[-1]
         self.is_plain_resnet = _is_plain_resnet(self.model)
+        self.channels: list[int] = self.model.feature_info.channels()
+        if self.is_plain_resnet:
+            self.channels = [_block_channels(stage[-1]) for stage in _stages(self.model)]
         self.stage: int = self.model.feature_info.out_indices[-1]
         if config.backbone_norm == "frozen":
             self.model = freeze_batch_norm_2d(self.model)
@@ -66,18 +68,19 @@ class Backbone(nn.Module):
                 raise ValueError(f"backbone_norm 'group' is for ResNets, not {config.backbone}: use 'batch'")
             _replace_batch_by_group_norm(self.model)
 
-    def forward(self, pixel_values: Tensor, real: Tensor | None) -> list[Tensor]:
+    def forward(self, pixel_values: Tensor, real: Tensor | None, all_stages: bool = False) -> list[Tensor]:
         """Compute the features.
 
         Args:
             pixel_values: (B, 3, H, W), normalised.
             real: (B, H, W) bool, True where a pixel belongs to the image; None if all do.
+            all_stages: what every stage gives, for plain ResNets; else the last one's alone, and no memory for others.
 
         Returns:
-            The output of each stage (only of the last for networks that are not plain ResNets), (B, C, h, w).
+            (B, C, h, w) of each stage asked for, the last one last. Padded cells hold values without meaning.
         """
         if self.is_plain_resnet:
-            return self._walk(pixel_values, real)
+            return self._walk(pixel_values, real, all_stages)
         if real is None or self.training:
             return [self._channels_first(self.model(pixel_values)[-1])]
         return [self._one_size_at_a_time(pixel_values, real)]
@@ -99,7 +102,7 @@ class Backbone(nn.Module):
             return "a backbone whose feature maps have their channels last"
         return None
 
-    def _walk(self, x: Tensor, real: Tensor | None) -> list[Tensor]:
+    def _walk(self, x: Tensor, real: Tensor | None, all_stages: bool) -> list[Tensor]:
         net = self.model
         mask = None if real is None else real[:, None].to(x.dtype)  # (B, 1, H, W)
         for conv, norm in _stem(net):
@@ -107,17 +110,15 @@ class Backbone(nn.Module):
             mask = _strided(mask, conv.stride[0])
         x = F.max_pool2d(x if mask is None else x * mask, 3, 2, 1)  # after ReLU, zeros never win over real cells
         mask = _strided(mask, 2)
-        outputs = []
-        for stage in ("layer1", "layer2", "layer3", "layer4"):
-            if stage not in net:
-                break
-            for block in net[stage]:
+        outputs: list[Tensor] = []
+        for stage in _stages(net):
+            for block in stage:
                 run = block_forward
                 if self.gradient_checkpointing and self.training:
                     run = partial(checkpoint, block_forward, use_reentrant=False)
                 x = run(block, x, mask)
                 mask = _strided(mask, _block_stride(block))
-            outputs.append(x)
+            outputs = [*outputs, x] if all_stages else [x]
         return outputs
 
     def _one_size_at_a_time(self, pixel_values: Tensor, real: Tensor) -> Tensor:
@@ -215,12 +216,20 @@ def _stem(net: Any) -> list[tuple[nn.Conv2d, nn.Module]]:
     return list(zip(parts[0::2], parts[1::2], strict=True))
 
 
+def _stages(net: Any) -> list[Any]:
+    return [net[name] for name in ("layer1", "layer2", "layer3", "layer4") if name in net]
+
+
 def _strided(mask: Tensor | None, stride: int) -> Tensor | None:
     return mask if mask is None or stride == 1 else mask[:, :, ::stride, ::stride]
 
 
 def _block_stride(block: Any) -> int:
     return block.conv1.stride[0] * block.conv2.stride[0]
+
+
+def _block_channels(block: Any) -> int:
+    return (block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels
 
 
 def block_forward(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -135,6 +135,17 @@ class Given(NamedTuple):
         return cls([*(hidden_states or ())[:-1], memory], list(attentions or ()), content, query_mask)
 
 
+class States(NamedTuple):
+    """What `DetectionModel.states` computes. B images, M cells, d channels."""
+
+    encoded: list[Tensor]  # the encoder's states, the memory last, each (B, M, d)
+    encoder_attentions: list[Tensor]
+    decoded: DecoderStates
+    features: list[Tensor]  # of the backbone's stages, (B, C, h, w); the last one's alone unless all were asked for
+    projected: Tensor  # (B, d, h, w): the last stage's, as they enter the encoder
+    real: Tensor | None  # (B, H, W) bool, True where a pixel belongs to the image; None where nothing is padded
+
+
 class DetectionModel(DetectionBase):
     """Backbone, encoder and decoder. Use `ConditionalDetrModel` or `DetrModel`."""
 
@@ -162,27 +173,36 @@ class DetectionModel(DetectionBase):
         all_layers: bool,
         need_weights: bool = False,
         given: Given | None = None,
-    ) -> tuple[list[Tensor], list[Tensor], DecoderStates]:
-        """Encoder states, encoder attentions and decoder states; see `Encoder.forward` and `DecoderStates`."""
+        all_stages: bool = False,
+    ) -> States:
+        """Pixels to the decoder's states, and what was computed on the way; see `Encoder.forward`, `DecoderStates`.
+
+        Args:
+            pixel_values, pixel_mask: see `forward`.
+            all_layers: every decoder layer's states, for auxiliary losses.
+            need_weights: attention weights too.
+            all_stages: every stage's features too, for masks.
+        """
         given = given or Given()
         real = None if pixel_mask is None else pixel_mask.bool()
         # Without padding there is no mask arithmetic at all. Looking is free on the CPU only: elsewhere it would wait
         # for the device, so there the caller says so by passing None.
         if real is not None and real.device.type == "cpu" and not torch.compiler.is_compiling() and bool(real.all()):
             real = None
-        features = self.backbone(pixel_values, real)[-1]
-        if real is not None:
-            stride = self.backbone.stride
-            real = real[:, ::stride, ::stride]
-        tokens = self.input_projection(features)  # (B, d, h, w)
-        height, width = tokens.shape[-2:]
+        features = self.backbone(pixel_values, real, all_stages)
+        stride = self.backbone.stride
+        real_cells = None if real is None else real[:, ::stride, ::stride]
+        projected = self.input_projection(features[-1])  # (B, d, h, w)
+        height, width = projected.shape[-2:]
         if self.config.position_embedding_type == "learned":
             position = self.position_embedding(height, width)
         else:
-            cells = real if real is not None else torch.ones(1, height, width, dtype=torch.bool, device=tokens.device)
+            cells = real_cells
+            if cells is None:
+                cells = torch.ones(1, height, width, dtype=torch.bool, device=projected.device)
             position = sine_position_embedding(cells, self.config.d_model)
-        tokens, position = tokens.flatten(2).transpose(1, 2), position.to(tokens.dtype)
-        key_mask = None if real is None else real.flatten(1)[:, None, None]  # (B, 1, 1, M)
+        tokens, position = projected.flatten(2).transpose(1, 2), position.to(projected.dtype)
+        key_mask = None if real_cells is None else real_cells.flatten(1)[:, None, None]  # (B, 1, 1, M)
         if given.encoded is None:
             encoded, encoder_attentions = self.encoder(tokens, position, key_mask, need_weights)
         else:
@@ -203,7 +223,7 @@ class DetectionModel(DetectionBase):
         decoded = self.decoder(
             queries, encoded[-1], position, key_mask, all_layers, need_weights, given.content, query_mask
         )
-        return encoded, encoder_attentions, decoded
+        return States(encoded, encoder_attentions, decoded, features, projected, real)
 
     def forward(
         self,
@@ -233,13 +253,14 @@ class DetectionModel(DetectionBase):
         Raises:
             ValueError: an argument of the wrong shape, or `inputs_embeds`.
         """
-        attentions, hidden_states, as_dict = _wanted(self.config, output_attentions, output_hidden_states, return_dict)
+        attentions, hidden_states, as_dict = wanted(self.config, output_attentions, output_hidden_states, return_dict)
         given = Given.of(decoder_attention_mask, encoder_outputs, inputs_embeds, decoder_inputs_embeds)
         auxiliary = self.config.auxiliary_loss
-        encoded, encoder_attentions, decoded = self.states(pixel_values, pixel_mask, auxiliary, attentions, given)
+        states = self.states(pixel_values, pixel_mask, auxiliary, attentions, given)
+        decoded = states.decoded
         output = DetectionModelOutput(
             last_hidden_state=decoded.normed[-1],
-            **_introspection(encoded, encoder_attentions, decoded, attentions, hidden_states),
+            **_introspection(states, attentions, hidden_states),
         )
         if auxiliary:
             output["intermediate_hidden_states"] = decoded.normed
@@ -313,25 +334,18 @@ class DetectionHead(DetectionBase):
             ValueError: labels that are not one dict with these keys an image.
         """
         if labels is not None:
-            _check_labels(labels, len(pixel_values))
-        attentions, hidden_states, as_dict = _wanted(self.config, output_attentions, output_hidden_states, return_dict)
+            check_labels(labels, len(pixel_values), ("class_labels", "boxes"))
+        attentions, hidden_states, as_dict = wanted(self.config, output_attentions, output_hidden_states, return_dict)
         given = Given.of(decoder_attention_mask, encoder_outputs, inputs_embeds, decoder_inputs_embeds)
         auxiliary = self.config.auxiliary_loss
-        encoded, encoder_attentions, decoded = self.model.states(pixel_values, pixel_mask, auxiliary, attentions, given)
-        logits, boxes = self.predict_from(decoded.normed, decoded.reference)  # (L or 1, B, Q, …)
+        states = self.model.states(pixel_values, pixel_mask, auxiliary, attentions, given)
+        logits, boxes = self.predict_from(states.decoded.normed, states.decoded.reference)  # (L or 1, B, Q, …)
         output = DetectionOutput()
         if labels is not None:
             loss, loss_dict = detection_loss(self.config, logits, boxes, labels, normalizers)
             output.update(loss=loss, loss_dict=loss_dict)
         output.update(logits=logits[-1], pred_boxes=boxes[-1])
-        if auxiliary:
-            output["auxiliary_outputs"] = [
-                {"logits": a, "pred_boxes": b} for a, b in zip(logits[:-1], boxes[:-1], strict=True)
-            ]
-        output.update(
-            last_hidden_state=decoded.normed[-1],
-            **_introspection(encoded, encoder_attentions, decoded, attentions, hidden_states),
-        )
+        output.update(rest_of_output(states, logits, boxes, auxiliary, attentions, hidden_states))
         return output if as_dict else output.to_tuple()
 
 
@@ -370,16 +384,17 @@ def inverse_sigmoid(p: Tensor, eps: float = 1e-5) -> Tensor:
     return torch.log(p.clamp(min=eps) / (1 - p).clamp(min=eps))
 
 
-def _check_labels(labels: list[dict[str, Any]], images: int) -> None:
+def check_labels(labels: list[dict[str, Any]], images: int, names: tuple[str, ...]) -> None:
+    """Raises ValueError unless `labels` is one dict with these keys for each image."""
     if len(labels) != images:
         raise ValueError(f"{len(labels)} labels for {images} images")
     for i, label in enumerate(labels):
-        missing = [name for name in ("class_labels", "boxes") if name not in label]
+        missing = [name for name in names if name not in label]
         if missing:
             raise ValueError(f"labels[{i}] lacks {' and '.join(missing)}")
 
 
-def _wanted(
+def wanted(
     config: DetectionConfig, attentions: bool | None, hidden_states: bool | None, as_dict: bool | None
 ) -> tuple[bool, bool, bool]:
     """What to return, as the call says or else the configuration."""
@@ -390,15 +405,22 @@ def _wanted(
     )
 
 
-def _introspection(
-    encoded: list[Tensor],
-    encoder_attentions: list[Tensor],
-    decoded: DecoderStates,
-    output_attentions: bool,
-    output_hidden_states: bool,
+def rest_of_output(
+    states: States, logits: Tensor, boxes: Tensor, auxiliary: bool, output_attentions: bool, output_hidden_states: bool
 ) -> dict[str, Any]:
+    """The output fields that come after the predictions, in transformers' order. logits, boxes: of all layers."""
+    fields: dict[str, Any] = {}
+    if auxiliary:
+        earlier = zip(logits[:-1], boxes[:-1], strict=True)
+        fields["auxiliary_outputs"] = [{"logits": a, "pred_boxes": b} for a, b in earlier]
+    fields["last_hidden_state"] = states.decoded.normed[-1]
+    return fields | _introspection(states, output_attentions, output_hidden_states)
+
+
+def _introspection(states: States, output_attentions: bool, output_hidden_states: bool) -> dict[str, Any]:
     """The output fields about the inside of the model that the caller asked for, in transformers' order."""
     fields: dict[str, Any] = {}
+    encoded, decoded = states.encoded, states.decoded
     if output_hidden_states:
         fields["decoder_hidden_states"] = (*decoded.raw[:-1], decoded.normed[-1])
     if output_attentions:
@@ -408,7 +430,7 @@ def _introspection(
     if output_hidden_states:
         fields["encoder_hidden_states"] = tuple(encoded)
     if output_attentions:
-        fields["encoder_attentions"] = tuple(encoder_attentions)
+        fields["encoder_attentions"] = tuple(states.encoder_attentions)
     return fields
 
 
