@@ -54,6 +54,28 @@ SHARED = (
     Row("bbox_predictor.layers.*", "=", "bbox_embed.layers.*"),
 )
 
+# The original and the disk name these alike.
+MASKS = tuple(
+    Row(c, a, a)
+    for c, a in (
+        ("bbox_attention.q_proj.*", "bbox_attention.q_linear.*"),
+        ("bbox_attention.k_proj.*", "bbox_attention.k_linear.*"),
+        ("mask_head.conv1.conv.*", "mask_head.lay1.*"),
+        ("mask_head.conv1.norm.*", "mask_head.gn1.*"),
+        ("mask_head.conv2.conv.*", "mask_head.lay2.*"),
+        ("mask_head.conv2.norm.*", "mask_head.gn2.*"),
+        ("mask_head.output_conv.*", "mask_head.out_lay.*"),
+    )
+) + tuple(
+    Row(f"mask_head.fpn_stages.{i}.{c}.*", a, a)
+    for i in range(3)
+    for c, a in (
+        ("fpn_adapter", f"mask_head.adapter{i + 1}.*"),
+        ("refine.conv", f"mask_head.lay{i + 3}.*"),
+        ("refine.norm", f"mask_head.gn{i + 3}.*"),
+    )
+)
+
 DETR = (
     Row(DECODER + "self_attn.q_proj.*", "=", ORIGINAL_DECODER + "self_attn.in_proj_*[q]"),
     Row(DECODER + "self_attn.k_proj.*", "=", ORIGINAL_DECODER + "self_attn.in_proj_*[k]"),
@@ -111,12 +133,22 @@ OLD_NAMES = (
     ),
 )
 
-TABLE = {"conditional_detr": SHARED + CONDITIONAL, "detr": SHARED + DETR}
+TABLE = {"conditional_detr": SHARED + CONDITIONAL + MASKS, "detr": SHARED + DETR + MASKS}
 SLOTS = "qkv"
+
+# In front of the detector's weights inside a segmentation model: transformers' two, and the original's "detr.".
+DETECTOR_PREFIXES = ("conditional_detr.", "detr.")
+MASK_PREFIXES = ("mask_head.", "bbox_attention.")
+
+
+def without_detector_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a segmentation model under the names they have in a detector; others as they are."""
+    return {_split(name)[1]: tensor for name, tensor in state.items()}
 
 
 def to_memory(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
-    """Rename the weights of a detector from any dialect to C; names that no row knows stay as they are.
+    """Rename the weights of a detector or segmentation model from any dialect to C, without a prefix in front of the
+    detector's; names that no row knows stay as they are.
 
     Args:
         state: name -> tensor, in dialect A, B or C, or a mixture.
@@ -124,7 +156,7 @@ def to_memory(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     rows = TABLE[model_type] + OLD_NAMES
-    for name, tensor in state.items():
+    for name, tensor in without_detector_prefix(state).items():
         known = False
         for row in rows:
             for pattern in (row.a, row.b if row.b != "=" else row.c):
@@ -139,34 +171,44 @@ def to_memory(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
 
 
 def to_disk(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
-    """Rename the weights of a detector from C to B."""
+    """Rename the weights of a detector or segmentation model from C to B."""
     renamed = {}
-    for name, tensor in state.items():
+    for full_name, tensor in state.items():
+        prefix, name = _split(full_name)
         for row in TABLE[model_type]:
             matched = _regex(row.c).fullmatch(name)
             if matched:
                 name = _fill(row.b if row.b != "=" else row.c, matched.groups())
                 break
-        renamed[name] = tensor
+        renamed[prefix + name] = tensor
     return renamed
 
 
 def to_original(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
-    """Rename the weights of a detector from C to A, packing queries, keys and values where the original does."""
+    """Rename the weights of a detector or segmentation model from C to A, packing queries, keys and values where the
+    original does."""
     renamed: dict[str, Tensor] = {}
     thirds: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in state.items():
+    for full_name, tensor in state.items():
+        prefix, name = _split(full_name)
         for row in TABLE[model_type]:
             matched = _regex(row.c).fullmatch(name)
             if matched:
                 name = _fill(row.a, matched.groups())
                 break
+        name = ("detr." if prefix else "") + name
         if name.endswith("]"):
             thirds.setdefault(name[:-3], {})[name[-2]] = tensor
         else:
             renamed[name] = tensor
     renamed.update({name: torch.cat([parts[slot] for slot in SLOTS]) for name, parts in thirds.items()})
     return renamed
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The prefix of a detector inside a segmentation model, "" if there is none, and the rest of a name."""
+    prefix = next((prefix for prefix in DETECTOR_PREFIXES if name.startswith(prefix)), "")
+    return prefix, name.removeprefix(prefix)
 
 
 @cache

@@ -17,7 +17,7 @@ from ..config import DetectionConfig
 from .card import model_card, write_card
 from .files import read_weights, write_atomically, write_json
 from .hub import upload_folder
-from .names import to_disk, to_memory
+from .names import MASK_PREFIXES, to_disk, to_memory, without_detector_prefix
 from .reading import config_of_weights, read_config, read_weight_files
 
 logger = logging.getLogger(__name__)
@@ -96,13 +96,13 @@ class PretrainedModel(nn.Module):
         )
         path = Path(name)
         if path.is_file():
-            weights = read_weights(path)
+            weights = without_detector_prefix(read_weights(path))
             if config is None:
                 config = config_of_weights(path, weights, cls.config_class, overrides)
         else:
             if config is None:
                 config = read_config(name, cls.config_class, overrides, **files)
-            weights = read_weight_files(name, **files)
+            weights = without_detector_prefix(read_weight_files(name, **files))
         resized = tuple(overrides) if {"num_labels", "id2label", "num_queries"} & set(overrides) else ()
         if dtype is None:
             dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
@@ -122,8 +122,19 @@ class PretrainedModel(nn.Module):
         """Fill the (empty) module, or say by name what does not fit."""
         own = self.state_dict()
         state = self._with_own_prefix(to_memory(_with_model_prefix(weights), self.config.model_type))
+        segments = any(n.startswith(MASK_PREFIXES) for n in own)
+        if any(n.startswith(MASK_PREFIXES) for n in state) and not segments:
+            logger.info("%s: a segmentation model, of which the detector is taken and the mask head left out", source)
+            state = {n: t for n, t in state.items() if not n.startswith(MASK_PREFIXES)}
+        new_head = segments and not any(n.startswith(MASK_PREFIXES) for n in state)
         unexpected = [n for n in state if n not in own and not n.endswith("num_batches_tracked")]
-        missing = [n for n in own if n not in state and not n.endswith("num_batches_tracked")]
+        missing = [
+            n
+            for n in own
+            if n not in state
+            and not n.endswith("num_batches_tracked")
+            and not (new_head and n.startswith(MASK_PREFIXES))
+        ]
         mismatched = [n for n in own if n in state and own[n].shape != state[n].shape]
         if any(".embedder.convolution" in n or ".embedder.embedder." in n for n in unexpected):
             raise ValueError(
@@ -141,17 +152,22 @@ class PretrainedModel(nn.Module):
         if problems:
             raise ValueError(f"{source} does not fit {type(self).__name__}; weights {'; '.join(problems)}")
         kept = {n: t for n, t in state.items() if n in own and n not in new}
-        if new or any(n.endswith("num_batches_tracked") for n in own):
+        if new or new_head or any(n.endswith("num_batches_tracked") for n in own):
             fresh = type(self)(self.config).state_dict()
             kept = {**fresh, **kept}
         if new:
             logger.warning("%s: made anew, to be trained: %s", source, ", ".join(new))
+        if new_head:
+            logger.warning("%s is a detector: its mask head is new, to be trained", source)
         self.load_state_dict(kept, assign=True)
 
     def _with_own_prefix(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A bare model has no `model.` in front of its names, and no heads."""
+        """A bare model has no `model.` in front of its names, and no heads; a segmentation model has a detector."""
         if hasattr(self, "model"):
             return state
+        if hasattr(self, "mask_head"):
+            prefix = f"{self.config.model_type}."
+            return {n if n.startswith(MASK_PREFIXES) else prefix + n: t for n, t in state.items()}
         return {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")}
 
     def save_pretrained(
@@ -247,7 +263,7 @@ class PretrainedModel(nn.Module):
         card = model_card(
             self.config, name=card_name, dataset=dataset, metrics=metrics, transformers_reads_it=not limits
         )
-        bare = not hasattr(self, "model")
+        bare = not hasattr(self, "model") and not hasattr(self, "mask_head")
         own = self.state_dict() if state_dict is None else state_dict
         state = {("model." if bare else "") + n: t for n, t in own.items()}
         state = to_disk(state, self.config.model_type)

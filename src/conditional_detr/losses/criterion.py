@@ -44,6 +44,7 @@ def detection_loss(
     boxes: Tensor,
     labels: list[dict[str, Any]],
     normalizers: LossNormalizers | None = None,
+    matched: tuple[Targets, Matches] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Match and sum the losses of every decoder layer.
 
@@ -56,6 +57,7 @@ def detection_loss(
         labels: B dicts with `class_labels` (n,) in 0…C-1 and `boxes` (n, 4) cxcywh, relative; n may be 0.
         normalizers: of the whole optimizer step; None takes this batch's, summed over the processes of the default
             process group if there is one.
+        matched: what `match_labels` gives, where it has been computed already.
 
     Returns:
         The weighted total, and its unweighted parts: `loss_ce`, `loss_bbox`, `loss_giou` of the last layer, with
@@ -69,10 +71,8 @@ def detection_loss(
     """
     logits, boxes = logits.float(), boxes.float()
     if normalizers is None:
-        normalizers = _normalizers_of_all_processes(config, labels, logits.device)
-    targets = gather_targets(labels, logits.device)
-    _check_classes(config, labels)
-    matches = match(config, logits, boxes, targets)
+        normalizers = normalizers_of_all_processes(config, labels, logits.device)
+    targets, matches = matched or match_labels(config, logits, boxes, labels)
     if config.model_type == "conditional_detr":
         class_loss = _focal_sum(logits, targets, matches, config.focal_alpha) / normalizers.boxes  # type: ignore[attr-defined]
         class_weight = config.cls_loss_coefficient  # type: ignore[attr-defined]
@@ -100,6 +100,15 @@ def detection_loss(
     return total, parts
 
 
+def match_labels(
+    config: DetectionConfig, logits: Tensor, boxes: Tensor, labels: list[dict[str, Any]]
+) -> tuple[Targets, Matches]:
+    """The batch's objects, and the queries they are assigned to; arguments and errors as in `detection_loss`."""
+    targets = gather_targets(labels, logits.device)
+    _check_classes(config, labels)
+    return targets, match(config, logits, boxes, targets)
+
+
 def _check_classes(config: DetectionConfig, labels: list[dict[str, Any]]) -> None:
     for label in labels:
         classes = label["class_labels"]
@@ -114,9 +123,10 @@ def _check_classes(config: DetectionConfig, labels: list[dict[str, Any]]) -> Non
             )
 
 
-def _normalizers_of_all_processes(
+def normalizers_of_all_processes(
     config: DetectionConfig, labels: list[dict[str, Any]], device: torch.device
 ) -> LossNormalizers:
+    """The normalisers of a step that is this batch on each process of the default group, if there is one."""
     own = count_normalizers(config, labels)
     if not (dist.is_available() and dist.is_initialized()):
         return share_normalizers(own, 1)

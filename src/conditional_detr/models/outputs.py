@@ -47,7 +47,7 @@ class DetectionModelOutput(ModelOutput):
 
 
 class DetectionOutput(ModelOutput):
-    """Of the `…ForObjectDetection` models."""
+    """Of the `…ForObjectDetection` models, and with masks of the `…ForSegmentation` models."""
 
     loss: Tensor | None  # () weighted total, where labels were given
     loss_dict: dict[str, Tensor] | None  # its parts
@@ -61,3 +61,11 @@ class DetectionOutput(ModelOutput):
     encoder_last_hidden_state: Tensor
     encoder_hidden_states: tuple[Tensor, ...] | None
     encoder_attentions: tuple[Tensor, ...] | None
+
+
+class SegmentationOutput(DetectionOutput):
+    """Of the `…ForSegmentation` models. K masks an image: of all Q queries, or of those that `forward` was asked for."""
+
+    pred_masks: Tensor  # (B, K, ceil(H / 4), ceil(W / 4)) logits
+    mask_query_indices: Tensor | None  # (B, K) int64: the query of each mask, -1 where padded; None where K = Q
+    mask_sizes: Tensor | None  # (B, 2) int64: rows and columns of each image's own masks; None where nothing is padded
