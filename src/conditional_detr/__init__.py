@@ -11,13 +11,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "config": ("ConditionalDetrConfig", "DetrConfig"),
     "engine.detector": ("Detection", "Detector"),
-    "models.auto": ("AutoModelForObjectDetection",),
+    "models.auto": ("AutoModelForImageSegmentation", "AutoModelForObjectDetection"),
     "models.detection": (
         "ConditionalDetrForObjectDetection",
         "ConditionalDetrModel",
         "DetrForObjectDetection",
         "DetrModel",
     ),
+    "models.segmentation": ("ConditionalDetrForSegmentation", "DetrForSegmentation"),
     "processing.auto": ("AutoImageProcessor",),
     "processing.image_processor": (
         "ConditionalDetrFeatureExtractor",
@@ -34,13 +35,14 @@ __all__ = sorted(_HOME_OF)
 if TYPE_CHECKING:
     from .config import ConditionalDetrConfig, DetrConfig
     from .engine.detector import Detection, Detector
-    from .models.auto import AutoModelForObjectDetection
+    from .models.auto import AutoModelForImageSegmentation, AutoModelForObjectDetection
     from .models.detection import (
         ConditionalDetrForObjectDetection,
         ConditionalDetrModel,
         DetrForObjectDetection,
         DetrModel,
     )
+    from .models.segmentation import ConditionalDetrForSegmentation, DetrForSegmentation
     from .processing.auto import AutoImageProcessor
     from .processing.image_processor import (
         ConditionalDetrFeatureExtractor,

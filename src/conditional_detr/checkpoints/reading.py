@@ -11,6 +11,7 @@ from torch import Tensor
 from ..config import CONFIG_CLASSES, DetectionConfig
 from .files import read_json, read_pickled, read_weights
 from .hub import find_file
+from .names import MASK_PREFIXES, without_detector_prefix
 from .original import config_from_weights
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def config_of(name: str | Path, config_class: type[Config], **options: Any) -> C
     files = {option: options.pop(option) for option in HUB_OPTIONS if option in options}
     path = Path(name)
     if path.is_file():
-        return config_of_weights(path, read_weights(path, only_look=True), config_class, options)  # type: ignore[return-value]
+        weights = without_detector_prefix(read_weights(path, only_look=True))
+        return config_of_weights(path, weights, config_class, options)  # type: ignore[return-value]
     return read_config(name, config_class, options, **files)  # type: ignore[return-value]
 
 
@@ -51,18 +53,29 @@ def model_family(name: str | Path, **files: Any) -> str:
         OSError: no such checkpoint.
         ValueError: it is of another model type.
     """
+    return _family_and_kind(name, files)[0]
+
+
+def has_masks(name: str | Path, **files: Any) -> bool:
+    """Whether a checkpoint is of a segmentation model; arguments and errors as in `model_family`."""
+    return _family_and_kind(name, files)[1]
+
+
+def _family_and_kind(name: str | Path, files: dict[str, Any]) -> tuple[str, bool]:
     path = Path(name)
     beside = path.parent / "config.json"
     if path.is_file():
-        weights = read_weights(path, only_look=True)
+        weights = without_detector_prefix(read_weights(path, only_look=True))
         if _is_original(weights) or not beside.is_file():
-            return config_of_weights(path, weights, DetectionConfig, {}).model_type
+            family = config_of_weights(path, weights, DetectionConfig, {}).model_type
+            return family, any(name.startswith(MASK_PREFIXES) for name in weights)
     config = beside if path.is_file() else find_file(name, "config.json", **files)
     assert config is not None
-    family = _read_config_file(config).get("model_type")
+    values = _read_config_file(config)
+    family = values.get("model_type")
     if family not in CONFIG_CLASSES:
         raise ValueError(f"{config} is of model_type {family!r}; this package knows {', '.join(CONFIG_CLASSES)}")
-    return family
+    return family, any(str(name).endswith("ForSegmentation") for name in values.get("architectures") or ())
 
 
 def read_config(

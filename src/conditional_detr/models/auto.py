@@ -1,4 +1,4 @@
-"""The detector of whichever family a checkpoint is of."""
+"""The detector or segmentation model of whichever family a checkpoint is of."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from ..checkpoints.reading import HUB_OPTIONS, model_family
 from ..config import DetectionConfig
 from .detection import DETECTORS, DetectionHead
+from .segmentation import SEGMENTERS, SegmentationHead
 
 
 class AutoModelForObjectDetection:
@@ -19,12 +20,33 @@ class AutoModelForObjectDetection:
     @staticmethod
     def from_pretrained(name: str | Path, **options: Any) -> DetectionHead:
         """Load a detector: a folder, an original `.pth` file or a hub name. See `PretrainedModel.from_pretrained`."""
-        config = options.get("config")
-        files = {option: options[option] for option in HUB_OPTIONS if option in options}
-        family = config.model_type if isinstance(config, DetectionConfig) else model_family(name, **files)
-        return DETECTORS[family].from_pretrained(name, **options)
+        return DETECTORS[_family(name, options)].from_pretrained(name, **options)
 
     @staticmethod
     def from_config(config: DetectionConfig) -> DetectionHead:
         """Build a detector with new weights."""
         return DETECTORS[config.model_type](config)
+
+
+class AutoModelForImageSegmentation:
+    """Makes a `ConditionalDetrForSegmentation` or a `DetrForSegmentation`, as `model_type` says."""
+
+    def __init__(self) -> None:
+        raise TypeError("use AutoModelForImageSegmentation.from_pretrained(name) or .from_config(config)")
+
+    @staticmethod
+    def from_pretrained(name: str | Path, **options: Any) -> SegmentationHead:
+        """Load a segmentation model, or a detector, which gets a new mask head. See `PretrainedModel.from_pretrained`."""
+        return SEGMENTERS[_family(name, options)].from_pretrained(name, **options)
+
+    @staticmethod
+    def from_config(config: DetectionConfig) -> SegmentationHead:
+        """Build a segmentation model with new weights."""
+        return SEGMENTERS[config.model_type](config)
+
+
+def _family(name: str | Path, options: dict[str, Any]) -> str:
+    config = options.get("config")
+    if isinstance(config, DetectionConfig):
+        return config.model_type
+    return model_family(name, **{option: options[option] for option in HUB_OPTIONS if option in options})

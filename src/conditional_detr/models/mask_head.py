@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -55,7 +56,7 @@ class ConvNorm(nn.Module):
     def __init__(self, inputs: int, outputs: int, activation: str) -> None:
         super().__init__()
         self.conv = _new_conv(inputs, outputs, 3)
-        self.norm = nn.GroupNorm(min(GROUPS, outputs), outputs)
+        self.norm = nn.GroupNorm(math.gcd(GROUPS, outputs), outputs)
         self.activation = FUNCTIONS[activation]
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -97,11 +98,8 @@ class MaskHead(nn.Module):
         self.gradient_checkpointing = False
         width, inputs = config.d_model, config.d_model + config.encoder_attention_heads
         levels = len(stages) - 1
-        if inputs % GROUPS or width % (2 ** (levels + 1)):
-            raise ValueError(
-                f"masks need d_model + encoder_attention_heads divisible by {GROUPS} and d_model by {2 ** (levels + 1)}, "
-                f"got {width} and {config.encoder_attention_heads} heads"
-            )
+        if width % (2 ** (levels + 1)):
+            raise ValueError(f"masks need a d_model divisible by {2 ** (levels + 1)}, got {width}")
         activation = config.activation_function
         self.width = width
         self.strides = [min(MASK_STRIDE << level, stride) for level in range(len(stages))]  # DC5: 4, 8, 16, 16

@@ -13,7 +13,7 @@ from ..config import ConditionalDetrConfig, DetectionConfig, DetrConfig
 from ..losses.criterion import LossNormalizers, detection_loss, match_labels, normalizers_of_all_processes
 from ..losses.masks import MASK_STRIDE, mask_losses
 from .detection import DETECTORS, DetectionBase, DetectionHead, Given, States, check_labels, rest_of_output, wanted
-from .mask_head import MaskAttention, MaskHead
+from .mask_head import GROUPS, MaskAttention, MaskHead
 from .outputs import SegmentationOutput
 
 
@@ -68,6 +68,8 @@ class SegmentationHead(DetectionBase):
         values, limits = super().config_for_transformers()
         if len(self.detector.model.backbone.channels) < 4:
             limits.append("masks on a backbone of fewer than four stages")
+        if (self.config.d_model + self.config.encoder_attention_heads) % GROUPS:
+            limits.append(f"masks where d_model + encoder_attention_heads is no multiple of {GROUPS}")
         return values, limits
 
     def forward(

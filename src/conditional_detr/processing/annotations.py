@@ -11,6 +11,7 @@ Order of use: `detection_labels` or `panoptic_labels`, `resize_labels`, `relativ
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -170,7 +171,17 @@ def relative_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def mask_from_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
-    """One object's COCO segmentation as a mask.
+    """One object's COCO segmentation as a mask: bool (height, width), the pixels that pycocotools gives.
+
+    Arguments and errors are those of `run_lengths`.
+    """
+    from hotcoco import mask as coco_mask  # only those who have masks wait for it
+
+    return torch.from_numpy(coco_mask.decode(run_lengths(segmentation, height, width))).bool().contiguous()
+
+
+def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """One object's COCO segmentation as compressed run lengths.
 
     Args:
         segmentation: polygons, [[x0, y0, x1, y1, ...], ...] in pixels, of which the union is taken; or run lengths,
@@ -178,36 +189,41 @@ def mask_from_segmentation(segmentation: Any, height: int, width: int) -> Tensor
         height, width: the image's size.
 
     Returns:
-        bool (height, width), the pixels that pycocotools gives.
+        {"size": [height, width], "counts": bytes}, as pycocotools has them.
 
     Raises:
-        ValueError: neither, or run lengths of another size.
+        ValueError: neither, numbers that make no polygon, or run lengths of another size; one line.
     """
-    from hotcoco import mask as coco_mask  # only those who have masks wait for it
+    from hotcoco import mask as coco_mask
 
     if isinstance(segmentation, Mapping):
-        if "counts" not in segmentation or list(segmentation.get("size", ())) != [height, width]:
+        counts = segmentation.get("counts")
+        if "counts" not in segmentation or list(segmentation.get("size") or ()) != [height, width]:
             raise ValueError(
                 f"a run-length segmentation needs 'counts' and the size {[height, width]} of its image, "
                 f"got the size {segmentation.get('size')}"
             )
-        run_lengths: Any = dict(segmentation)
-    elif isinstance(segmentation, Sequence) and not isinstance(segmentation, (str, bytes)):
-        if not segmentation:
-            return torch.zeros((height, width), dtype=torch.bool)
-        # Four numbers would be read as a box, not as a line; a polygon has at least three points.
-        if any(not isinstance(polygon, Sequence) or len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-            raise ValueError(
-                "a segmentation's polygons must be lists of at least 3 points, [x0, y0, x1, y1, x2, y2, ...]"
-            )
-        polygons = [[float(value) for value in polygon] for polygon in segmentation]
-        run_lengths = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    else:
+        try:
+            if isinstance(counts, list) and sum(counts) != height * width:
+                raise ValueError(f"its counts add up to {sum(counts)}, not to {height} x {width} = {height * width}")
+            return coco_mask.frPyObjects(dict(segmentation), height, width)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"a run-length segmentation cannot be read: {error}") from None
+    if not isinstance(segmentation, Sequence) or isinstance(segmentation, (str, bytes)):
         raise ValueError(f"a segmentation must be a list of polygons or run lengths, got {type(segmentation).__name__}")
+    if not segmentation:
+        return coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+    # Four numbers would be read as a box, not as a line; a polygon has at least three points.
+    if any(not isinstance(polygon, Sequence) or len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+        raise ValueError("a segmentation's polygons must be lists of at least 3 points, [x0, y0, x1, y1, x2, y2, ...]")
     try:
-        return torch.from_numpy(coco_mask.decode(run_lengths)).bool().contiguous()
-    except TypeError as error:
-        raise ValueError(f"a run-length segmentation cannot be read: {error}") from None
+        polygons = [[float(value) for value in polygon] for polygon in segmentation]
+    except (TypeError, ValueError):
+        raise ValueError("a segmentation's polygons must be lists of numbers") from None
+    if not all(math.isfinite(sum(polygon)) for polygon in polygons):
+        raise ValueError("a segmentation's polygons must be finite numbers")
+    outlines = coco_mask.frPyObjects(polygons, height, width)
+    return outlines[0] if len(outlines) == 1 else coco_mask.merge(outlines)
 
 
 def masks_from_segmentations(segmentations: Sequence[Any], height: int, width: int) -> Tensor:

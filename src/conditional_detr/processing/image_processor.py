@@ -12,7 +12,7 @@ import json
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +41,7 @@ from .pixels import (
     resize,
 )
 from .reading import as_rgb_tensor, image_list
+from .segmentation import class_maps, run_lengths, segment_maps
 from .sizes import pad_size_dict, size_after_resize, size_dict
 
 CONFIG_NAME = "preprocessor_config.json"
@@ -75,6 +76,7 @@ class DetectionImageProcessor(ABC):
     """
 
     model_input_names = ("pixel_values", "pixel_mask")
+    sigmoid_classes: bool  # how `logits` are read: else by softmax, the last class being "no object"
 
     def __init__(
         self,
@@ -186,6 +188,100 @@ class DetectionImageProcessor(ABC):
         top_k: int | None = None,
     ) -> list[dict[str, Tensor]]:
         """The detections of each image, {"scores", "labels", "boxes"}."""
+
+    def post_process_instance_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        target_sizes: TargetSizes | None = None,
+        return_coco_annotation: bool | None = False,
+    ) -> list[dict[str, Any]]:
+        """The map of each image's objects, which do not overlap. See `segmentation.segment_maps`.
+
+        As in transformers, the strongest mask at a pixel has it, however weak it is there, so a lone object has the whole
+        image. `segmentation.instance_masks` gives what each mask covers.
+
+        Args:
+            outputs: of a segmentation model; with masks of some queries only, the others take no part.
+            threshold: only queries whose best class scores above it.
+            mask_threshold, overlap_mask_area_threshold: a segment is kept if it is more than this share of the pixels at
+                which score × mask probability reaches `mask_threshold`; so queries that score below that have none.
+            target_sizes: (height, width) of each image, a list or (B, 2); None leaves the masks' sizes.
+            return_coco_annotation: `segmentation` as run lengths; see `segmentation.run_lengths`.
+
+        Returns:
+            for each image `segmentation`, int32 (height, width), 0 = nothing (all -1 where no query scores above
+            `threshold`), and `segments_info`, dicts of `id`, `label_id`, `was_fused` (False) and `score`.
+
+        Raises:
+            ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
+        """
+        results = segment_maps(
+            outputs,
+            self.sigmoid_classes,
+            threshold,
+            mask_threshold,
+            overlap_mask_area_threshold,
+            target_sizes=target_sizes,
+        )
+        if return_coco_annotation:
+            return [{**result, "segmentation": run_lengths(result["segmentation"])} for result in results]
+        return results
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: TargetSizes | None = None, return_segmentation_scores: bool = False
+    ) -> list[Any]:
+        """The class of each pixel of each image. See `segmentation.class_maps`.
+
+        Args:
+            outputs: of a segmentation model; with masks of some queries only, the others take no part.
+            target_sizes: (height, width) of each image, a list or (B, 2); None leaves the masks' sizes.
+            return_segmentation_scores: what the classes were compared by, too.
+
+        Returns:
+            for each image, int64 (height, width); with `return_segmentation_scores`, `segmentation` (height, width) and
+            `segmentation_scores` (C, height, width).
+
+        Raises:
+            ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
+        """
+        return class_maps(outputs, self.sigmoid_classes, target_sizes, return_segmentation_scores)
+
+    def post_process_panoptic_segmentation(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        mask_threshold: float = 0.5,
+        overlap_mask_area_threshold: float = 0.8,
+        label_ids_to_fuse: Collection[int] | None = None,
+        target_sizes: TargetSizes | None = None,
+    ) -> list[dict[str, Any]]:
+        """The map of each image's objects and stuff. See `segmentation.segment_maps`.
+
+        Args:
+            outputs, threshold, mask_threshold, overlap_mask_area_threshold, target_sizes: see
+                `post_process_instance_segmentation`.
+            label_ids_to_fuse: classes of which all segments get one id, such as sky; None: no class.
+
+        Returns:
+            for each image `segmentation` and `segments_info`, as `post_process_instance_segmentation` has them; `was_fused`
+            says whether the class is one to fuse. Segments that were fused keep an entry each, with the same `id`, which
+            no other segment has, as in transformers it may.
+
+        Raises:
+            ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
+        """
+        return segment_maps(
+            outputs,
+            self.sigmoid_classes,
+            threshold,
+            mask_threshold,
+            overlap_mask_area_threshold,
+            label_ids_to_fuse or (),
+            target_sizes,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What `preprocessor_config.json` holds, in transformers' form, unknown fields with it."""
@@ -356,7 +452,13 @@ class DetectionImageProcessor(ABC):
 
 
 class ConditionalDetrImageProcessor(DetectionImageProcessor):
-    """The image processor of Conditional DETR. Arguments: `DetectionImageProcessor`."""
+    """The image processor of Conditional DETR. Arguments: `DetectionImageProcessor`.
+
+    Classes are read by sigmoid, all of them, in masks as in boxes. transformers takes their softmax in segmentation and
+    leaves the last one out of instance and panoptic maps, as if it were "no object" (docs/model.md, trap 3).
+    """
+
+    sigmoid_classes = True
 
     def post_process_object_detection(
         self,
@@ -384,6 +486,8 @@ class ConditionalDetrImageProcessor(DetectionImageProcessor):
 
 class DetrImageProcessor(DetectionImageProcessor):
     """The image processor of DETR. Arguments: `DetectionImageProcessor`."""
+
+    sigmoid_classes = False
 
     def post_process_object_detection(
         self,
