@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import io
 import itertools
 import subprocess
 import sys
@@ -10,7 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from golden_cases import golden, golden_weights
-from small_models import FAMILIES
+from PIL import Image
+from small_models import FAMILIES, randomise
+
+from conditional_detr import DetrConfig, DetrForSegmentation
+from conditional_detr.checkpoints.names import to_original
 
 REPOSITORY = Path(__file__).parents[1]
 PUBLISHED = {"conditional_detr": "ConditionalDETR_r50_epoch50.pth", "detr": "detr-r50-e632da11.pth"}
@@ -37,6 +42,9 @@ def test_the_originals_entry_points_are_there():
     for name in itertools.product(FAMILIES, ("_resnet50", "_resnet101"), ("", "_dc5")):
         arguments = inspect.signature(getattr(hubconf, "".join(name))).parameters
         assert list(arguments) == ["pretrained", "num_classes", "return_postprocessor"]
+    for name in ("detr_resnet50_panoptic", "detr_resnet50_dc5_panoptic", "detr_resnet101_panoptic"):
+        arguments = inspect.signature(getattr(hubconf, name)).parameters
+        assert list(arguments) == ["pretrained", "num_classes", "threshold", "return_postprocessor"]
 
 
 @torch.no_grad()
@@ -121,3 +129,23 @@ def test_it_works_without_installing_the_package(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.strip() == str(REPOSITORY / "src" / "conditional_detr" / "__init__.py"), done.stderr
+
+
+@torch.no_grad()
+def test_the_panoptic_entry_draws_a_map_of_each_image(hub_cache):
+    torch.manual_seed(0)
+    model = randomise(DetrForSegmentation(DetrConfig(num_labels=250)))
+    torch.save({"model": to_original(model.state_dict(), "detr")}, hub_cache / "detr-r50-panoptic-00ce5173.pth")
+    loaded, postprocessor = load("detr_resnet50_panoptic", pretrained=True, threshold=0.0, return_postprocessor=True)
+    images = [torch.randn(3, 64, 96), torch.randn(3, 90, 70)]
+    outputs = loaded(images)
+    assert list(outputs) == ["pred_logits", "pred_boxes", "pred_masks", "mask_sizes"]
+    alone = loaded(images[0][None])["pred_masks"][0]
+    torch.testing.assert_close(outputs["pred_masks"][0, :, :16, :24], alone, rtol=0, atol=1e-3)
+    results = postprocessor(outputs, [(64, 96), (90, 70)], [(128, 192), (90, 70)])
+    for result, size in zip(results, [(192, 128), (70, 90)], strict=True):
+        with Image.open(io.BytesIO(result["png_string"])) as picture:
+            assert picture.size == size
+        assert sum(segment["area"] for segment in result["segments_info"]) == size[0] * size[1]
+        assert all(s["isthing"] == (s["category_id"] <= 90) for s in result["segments_info"])
+    assert loaded.detector.config.id2label[200] == "rug-merged"

@@ -1,4 +1,5 @@
-"""COCO's 80 categories by id, as published checkpoints number their 91 classes (ids 0…90, some unused)."""
+"""COCO's categories by id, as published checkpoints number their classes: 91 for detection (80 things, ids 0…90, some
+unused), 250 for panoptic segmentation (53 stuff categories, ids 92…200, beside the things)."""
 
 from __future__ import annotations
 
@@ -15,7 +16,23 @@ _NAMES = """
 89 hair drier|90 toothbrush
 """
 
-_BY_ID = {int(i): name for i, name in (item.split(" ", 1) for item in _NAMES.strip().replace("\n", "|").split("|"))}
+_STUFF = """
+92 banner|93 blanket|95 bridge|100 cardboard|107 counter|109 curtain|112 door-stuff|118 floor-wood|119 flower|122 fruit
+125 gravel|128 house|130 light|133 mirror-stuff|138 net|141 pillow|144 platform|145 playingfield|147 railroad|148 river
+149 road|151 roof|154 sand|155 sea|156 shelf|159 snow|161 stairs|166 tent|168 towel|171 wall-brick|175 wall-stone
+176 wall-tile|177 wall-wood|178 water-other|180 window-blind|181 window-other|184 tree-merged|185 fence-merged
+186 ceiling-merged|187 sky-other-merged|188 cabinet-merged|189 table-merged|190 floor-other-merged|191 pavement-merged
+192 mountain-merged|193 grass-merged|194 dirt-merged|195 paper-merged|196 food-other-merged|197 building-other-merged
+198 rock-merged|199 wall-other-merged|200 rug-merged
+"""
 
-# Class (= COCO id) -> name, for all 91 classes.
-COCO_LABELS = {i: _BY_ID.get(i, UNUSED) for i in range(91)}
+_BY_ID = {
+    int(i): name
+    for i, name in (
+        item.split(" ", 1) for item in (_NAMES.strip() + "|" + _STUFF.strip()).replace("\n", "|").split("|")
+    )
+}
+LAST_THING = 90
+
+# Class (= COCO id) -> name, for all classes of a published checkpoint, by their number.
+COCO_LABELS = {count: {i: _BY_ID.get(i, UNUSED) for i in range(count)} for count in (91, 250)}

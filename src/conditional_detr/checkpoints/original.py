@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config import CONFIG_CLASSES, DetectionConfig
-from .coco_names import COCO_LABELS
+from .coco_names import COCO_LABELS, LAST_THING
 
 # Numbers of blocks in each stage, and whether blocks are bottlenecks.
 RESNETS: dict[tuple[int, ...], str] = {
@@ -69,8 +69,10 @@ def config_from_weights(
         if "dropout" in said:
             values["dropout"] = values["attention_dropout"] = values["activation_dropout"] = said["dropout"]
         values["auxiliary_loss"] = bool(said.get("aux_loss", True))
-    if classes == len(COCO_LABELS) and not {"num_labels", "id2label"} & set(overrides):
-        values["id2label"] = COCO_LABELS  # the published checkpoints
+    if classes in COCO_LABELS and not {"num_labels", "id2label"} & set(overrides):  # the published checkpoints
+        values["id2label"] = COCO_LABELS[classes]
+        if classes > LAST_THING + 1:
+            values["is_thing"] = [i <= LAST_THING for i in range(classes)]
     if "id2label" in overrides:
         del values["num_labels"]
     return config_class(**{**values, **overrides})
