@@ -7,10 +7,11 @@ import json
 from dataclasses import MISSING, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from typing_extensions import Self
 
+Task = Literal["detection", "instance", "panoptic"]
 ACTIVATIONS = ("relu", "gelu", "silu")
 BACKBONE_NORMS = ("frozen", "batch", "group")
 OUTPUT_STRIDES = (4, 8, 16, 32)

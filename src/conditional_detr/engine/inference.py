@@ -13,12 +13,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..config import Task
 from ..data.loading import batches_by_shape, read_sized_image
 from ..processing.image_processor import DetectionImageProcessor
 from ..processing.pixels import normalize, pad, resize
+from ..processing.segmentation import instance_masks, merge_panoptic
 from ..processing.sizes import size_after_resize
 
 REPAIR = "Repair or remove it, or leave such images out with --skip_bad_images true"
+MOST_DETECTIONS = 100  # of an image: as many as COCO's evaluation takes
+# Least score of a panoptic segment: the paper's for softmax scores; sigmoid scores trained by focal loss are lower.
+PANOPTIC_THRESHOLD = {"detr": 0.85, "conditional_detr": 0.4}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -69,8 +74,10 @@ def detect(
     skip_bad: bool = False,
     share: tuple[int, int] = (0, 1),
     precision: torch.dtype | None = None,
+    task: Task = "detection",
+    panoptic_threshold: float | None = None,
     progress: Callable[[int], Any] | None = None,
-) -> Iterator[tuple[int, dict[str, Tensor] | str]]:
+) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Detect in many images, batched by shape so that nothing is padded.
 
     Args:
@@ -82,11 +89,12 @@ def detect(
         skip_bad: yield what is wrong with an unreadable image instead of raising.
         share: (i, n) takes every n-th batch from the i-th on: together the n shares are every image once.
         precision: computes under autocast in this type.
+        task, panoptic_threshold: see `detect_batch`.
         progress: called with the number of images done after each batch.
 
     Yields:
         The image's index, and `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels of its size, on the CPU,
-        best first; or what is wrong with the image.
+        best first, and what else `detect_batch` gives; or what is wrong with the image.
     """
     shapes = np.array([size_after_resize(*s.size, processor.size) if processor.do_resize else s.size for s in sources])
     batches = batches_by_shape(shapes.reshape(-1, 2), batch_size)[share[0] :: share[1]]
@@ -102,7 +110,9 @@ def detect(
         if good:
             indices, images = zip(*good, strict=True)
             sizes = [sources[index].size for index in indices]
-            results = detect_batch(model, processor, list(images), sizes, threshold, precision)
+            results = detect_batch(
+                model, processor, list(images), sizes, threshold, precision, task, panoptic_threshold
+            )
             yield from zip(indices, results, strict=True)
         for index, message in samples:
             if isinstance(message, str):
@@ -121,8 +131,24 @@ def detect_batch(
     sizes: Sequence[tuple[int, int]],
     threshold: float,
     precision: torch.dtype | None = None,
-) -> list[dict[str, Tensor]]:
-    """Detect in prepared images, (3, h, w) uint8 each; boxes in pixels of `sizes` (height, width), on the CPU."""
+    task: Task = "detection",
+    panoptic_threshold: float | None = None,
+) -> list[dict[str, Any]]:
+    """Detect in prepared images.
+
+    Args:
+        images: (3, h, w) uint8 each.
+        sizes: (height, width) in which results are given.
+        threshold: least score of a detection.
+        precision: computes under autocast in this type.
+        task: "instance" and "panoptic" need a segmentation model; "detection" takes its detector alone.
+        panoptic_threshold: least score of a segment; None is `PANOPTIC_THRESHOLD` of the model's family.
+
+    Returns:
+        For each image, on the CPU, `scores`, `labels` and `boxes` of at most 100 detections, best first; for "instance"
+        and "panoptic" also `masks`, their COCO run lengths; for "panoptic" also the map, `segmentation` (height, width)
+        int32 and `segments_info`, of `merge_panoptic`.
+    """
     device, dtype = model.device, model.dtype
     same = all(image.shape == images[0].shape for image in images)
     canvas, mask = (torch.stack(images), None) if same else pad(images)
@@ -134,7 +160,23 @@ def detect_batch(
         processor.image_std if processor.do_normalize else None,
         processor.rescale_factor if processor.do_rescale else None,
     ).to(dtype, memory_format=torch.channels_last)
+    family, options = model.config.model_type, {}
+    if task == "detection":
+        model = getattr(model, "detector", model)
+    else:
+        segment_threshold = PANOPTIC_THRESHOLD[family] if panoptic_threshold is None else panoptic_threshold
+        least = threshold if task == "instance" else min(threshold, segment_threshold)
+        options = {"mask_score_threshold": least, "mask_limit": MOST_DETECTIONS}
     with torch.autocast(device.type, precision or torch.float32, enabled=precision is not None):
-        output = model(pixels, mask)
-    found = processor.post_process_object_detection(output, threshold=threshold, target_sizes=sizes, top_k=100)
-    return [{name: value.cpu() for name, value in one.items()} for one in found]
+        output = model(pixels, mask, **options)
+    if task == "detection":
+        found = processor.post_process_object_detection(
+            output, threshold=threshold, target_sizes=sizes, top_k=MOST_DETECTIONS
+        )
+    else:
+        sigmoid = processor.sigmoid_classes
+        found = instance_masks(output, sigmoid, sizes, threshold, MOST_DETECTIONS)
+    if task == "panoptic":
+        maps = merge_panoptic(output, sigmoid, sizes, model.config.is_thing, segment_threshold)
+        found = [{**one, **drawn} for one, drawn in zip(found, maps, strict=True)]
+    return [{k: v.cpu() if isinstance(v, Tensor) else v for k, v in one.items()} for one in found]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.pretrained import PretrainedModel
-from ..config import WHOLE_NUMBERS, ConditionalDetrConfig, DetectionConfig, DetrConfig
+from ..config import WHOLE_NUMBERS, ConditionalDetrConfig, DetectionConfig, DetrConfig, Task
 from ..losses.criterion import LossNormalizers, detection_loss
 from .attention import MLP
 from .backbone import Backbone
@@ -271,6 +271,8 @@ class DetectionModel(DetectionBase):
 
 class DetectionHead(DetectionBase):
     """A detector: the model and its two heads. Use `ConditionalDetrForObjectDetection` or `DetrForObjectDetection`."""
+
+    task: Task = "detection"
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from ..config import ConditionalDetrConfig, DetectionConfig, DetrConfig
+from ..config import ConditionalDetrConfig, DetectionConfig, DetrConfig, Task
 from ..losses.criterion import LossNormalizers, detection_loss, match_labels, normalizers_of_all_processes
 from ..losses.masks import MASK_STRIDE, mask_losses
 from .detection import DETECTORS, DetectionBase, DetectionHead, Given, States, check_labels, rest_of_output, wanted
@@ -35,6 +35,11 @@ class SegmentationHead(DetectionBase):
         self.mask_head = MaskHead(config, backbone.channels, backbone.stride)
         self.bbox_attention = MaskAttention(config)
         self.detector_is_frozen = False
+
+    @property
+    def task(self) -> Task:
+        """ "panoptic" where the configuration's `is_thing` tells things from stuff, else "instance"."""
+        return "instance" if all(self.config.is_thing or ()) else "panoptic"
 
     @property
     def detector(self) -> DetectionHead:
