@@ -19,10 +19,10 @@ from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 
 from ..losses.boxes import xyxy_to_cxcywh
-from ..processing.pixels import pad
+from ..processing.pixels import pad, resize
 from ..processing.reading import read_image
 from .coco import CocoDataset
-from .transforms import augment
+from .transforms import augment, augment_masks
 
 # Under `group_by_shape`, images are sorted by shape within this many batches: enough that most batches are of one shape,
 # and few enough that epochs still differ.
@@ -63,7 +63,14 @@ def read_sized_image(path: Any, height: int, width: int) -> Tensor:
 
 
 class TrainingSet(Dataset):
-    """Samples of a `CocoDataset`, augmented. Its keys are (epoch, index)."""
+    """Samples of a `CocoDataset`, augmented. Its keys are (epoch, index).
+
+    Labels have `class_labels` (n,) and `boxes` (n, 4), relative cxcywh, of the objects that are in sight and no crowds;
+    if the data set was read with masks, also `masks` (n, h, w) bool, of the augmented image's own size, and objects
+    without a pixel in sight are left out. Masks add to a sample's memory n · h · w bytes (twice that for a moment where
+    objects are left out) and at most two masks of the file's size, or of 4 million pixels where that is more: see
+    `masks.InstanceMasks.decode`.
+    """
 
     def __init__(self, coco: CocoDataset, transform: v2.Transform, seed: int) -> None:
         self.coco, self.transform, self.seed = coco, transform, seed
@@ -78,20 +85,35 @@ class TrainingSet(Dataset):
             image = read_sized_image(coco.image_path(index), height, width)
         except (OSError, ValueError) as error:
             return str(error)
-        own = slice(coco.first[index], coco.first[index + 1])
-        keep = ~coco.crowds[own]
-        boxes = torch.from_numpy(coco.boxes[own][keep])
-        actual = image.shape[-2:]
+        rows = np.arange(coco.first[index], coco.first[index + 1])
+        rows = rows[~coco.crowds[rows]]
+        boxes = torch.from_numpy(coco.boxes[rows])
+        actual = (image.shape[-2], image.shape[-1])
         mismatched = actual != (height, width)
         if mismatched:  # the same picture at another size: its boxes scale with it
             boxes = boxes * boxes.new_tensor([actual[1] / width, actual[0] / height] * 2)
-        image, boxes, kept = augment(self.transform, image, boxes, seed_of(self.seed, epoch, index))
-        size = image.new_tensor([image.shape[-1], image.shape[-2]] * 2, dtype=torch.float32)
-        label = {
-            "class_labels": torch.from_numpy(coco.classes[own][keep])[kept],
-            "boxes": xyxy_to_cxcywh(boxes) / size,
-            "image_id": coco.image_ids[index],
+        sample_seed = seed_of(self.seed, epoch, index)
+        image, boxes, kept = augment(self.transform, image, boxes, sample_seed)
+        rows = rows[kept.numpy()]
+        size = (image.shape[-2], image.shape[-1])
+        label: dict[str, Any] = {
+            "class_labels": torch.from_numpy(coco.classes[rows]),
+            "boxes": xyxy_to_cxcywh(boxes) / boxes.new_tensor([size[1], size[0]] * 2),
         }
+        if coco.masks is not None:
+
+            def change(full: Tensor) -> Tensor:
+                full = resize(full, actual, Image.Resampling.NEAREST) if mismatched else full
+                return augment_masks(self.transform, full, sample_seed)
+
+            try:
+                label["masks"] = coco.masks.decode(index, rows, size, change)
+            except (OSError, ValueError) as error:
+                return str(error)
+            seen = label["masks"].flatten(1).any(1)
+            if not seen.all():
+                label = {name: values[seen] for name, values in label.items()}
+        label["image_id"] = coco.image_ids[index]
         return image, label, mismatched
 
 
@@ -101,7 +123,12 @@ def collate(samples: list[tuple[Tensor, dict[str, Any], bool] | str]) -> Batch:
     good = [sample for sample in samples if not isinstance(sample, str)]
     bad = [sample for sample in samples if isinstance(sample, str)]
     if not good:
-        label = {"class_labels": torch.zeros(0, dtype=torch.int64), "boxes": torch.zeros(0, 4), "image_id": None}
+        label = {
+            "class_labels": torch.zeros(0, dtype=torch.int64),
+            "boxes": torch.zeros(0, 4),
+            "masks": torch.zeros(0, 64, 64, dtype=torch.bool),
+            "image_id": None,
+        }
         good = [(torch.zeros(3, 64, 64, dtype=torch.uint8), label, False)]
     images, labels, mismatched = zip(*good, strict=True)
     if all(image.shape == images[0].shape for image in images):

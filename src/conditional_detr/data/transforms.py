@@ -1,15 +1,19 @@
-"""Augmentations of an image and its boxes, with torchvision.transforms.v2. Sizes follow `processing.sizes`."""
+"""Augmentations of an image, its boxes and its masks, with torchvision.transforms.v2. Sizes follow `processing.sizes`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvF
 
+from ..processing.pixels import resize
 from ..processing.sizes import output_size
 from .augmentation import Augmentation
 
@@ -30,6 +34,10 @@ class ResizeShortSide(v2.Transform):
         return {"size": list(output_size(height, width, _pick(self.scales), self.max_size))}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if isinstance(inpt, tv_tensors.Mask):
+            # torchvision takes the upper left of the pixels that fall together, which moves masks off their objects
+            masks = resize(inpt.as_subclass(Tensor), params["size"], Image.Resampling.NEAREST)
+            return tv_tensors.wrap(masks, like=inpt)
         return self._call_kernel(tvF.resize, inpt, size=params["size"], antialias=True)
 
 
@@ -80,16 +88,36 @@ def augment(transform: v2.Transform, image: Tensor, boxes: Tensor, seed: int) ->
     Returns:
         The image; the boxes that still have an area, cut at its edges, xyxy; and (n,) bool, which of them these are.
     """
-    generator = torch.default_generator
-    state = generator.get_state()
-    generator.manual_seed(seed)
-    try:
+    with _seeded(seed):
         wrapped = tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=tuple(image.shape[-2:]))  # type: ignore[call-overload]
         image, wrapped = transform(tv_tensors.Image(image), wrapped)
-    finally:
-        generator.set_state(state)
     height, width = image.shape[-2:]
     boxes = wrapped.as_subclass(Tensor)
     low, high = boxes[:, :2].clamp(min=0), torch.minimum(boxes[:, 2:], boxes.new_tensor([width, height]))
     kept = (high > low).all(1)
     return image.as_subclass(Tensor), torch.cat((low, high), 1)[kept], kept
+
+
+def augment_masks(transform: v2.Transform, masks: Tensor, seed: int) -> Tensor:
+    """Transform masks as `augment` transforms their image, however many at a time: what is random depends on the seed
+    and the size alone. Pixels are chosen, never mixed.
+
+    Args:
+        masks: (k, H, W), of the size of the image given to `augment`; any integer type.
+
+    Returns:
+        (k, h, w), of the size of the image that `augment` returns.
+    """
+    with _seeded(seed):
+        return transform(tv_tensors.Mask(masks)).as_subclass(Tensor)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hotcoco import COCO, COCOeval
+from hotcoco.metrics import panoptic_quality
+from hotcoco.panoptic import PanopticEval
 
 # hotcoco's names -> COCO's own.
 NAMES = {
@@ -18,7 +24,7 @@ NAMES = {
 
 @dataclass
 class CocoMetrics:
-    """The twelve figures of COCO's detection task, in 0…1; -1 where there is nothing to measure (no large objects, say)."""
+    """The twelve figures of COCO's detection task, for boxes or masks, in 0…1; -1 where there is nothing to measure (no large objects, say)."""
 
     summary: dict[str, float]
     per_class: dict[str, dict[str, float]]  # name -> AP, AP50, objects
@@ -28,11 +34,13 @@ class CocoMetrics:
 
 
 def coco_metrics(annotations: dict[str, Any], results: list[dict[str, Any]], iou_type: str = "bbox") -> CocoMetrics:
-    """Score predictions.
+    """Score boxes or masks.
 
     Args:
         annotations: the contents of a COCO annotation file.
-        results: COCO results: dicts with image_id, category_id, bbox (x, y, width, height in pixels) and score.
+        results: COCO results: dicts with image_id, category_id, score, and bbox (x, y, width, height in pixels) or, for
+            masks, segmentation (run lengths of the image's size: {"size": [height, width], "counts": str}).
+        iou_type: "bbox" or "segm".
     """
     # The evaluator prints its own table; ours comes later, with the classes.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -60,3 +68,106 @@ def coco_metrics(annotations: dict[str, Any], results: list[dict[str, Any]], iou
             "objects": objects[category],
         }
     return CocoMetrics({ours: float(found[theirs]) for theirs, ours in NAMES.items()}, per_class)
+
+
+@dataclass
+class PanopticMetrics:
+    """Panoptic, segmentation and recognition quality, in 0…1; -1 where there is nothing to measure (no stuff, say)."""
+
+    summary: dict[str, float]  # PQ, SQ, RQ; the same _things and _stuff
+    per_class: dict[str, dict[str, float]]  # name -> PQ, SQ, RQ, objects
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.summary, "per_class": self.per_class}
+
+
+def panoptic_metrics(
+    truth: dict[str, Any], truth_folder: Path, predictions: Sequence[dict[str, Any]], predictions_folder: Path
+) -> PanopticMetrics:
+    """Score panoptic maps: PQ = SQ · RQ of each class (Kirillov et al. 2019, section 4), and their means over classes.
+
+    COCO's rules, as its panopticapi has them: segments of one class match where their IoU is above 0.5; pixels that are
+    void in the truth (id 0) count in no union; a predicted segment more than half of which is void or a crowd of its
+    class is no false positive; a crowd matches nothing and is not missed. Where one image has several crowds of a class,
+    only the last one excuses predictions. The area of a true segment is the one written in `truth`, its number of
+    pixels where there is none. Classes without any segment, true or predicted, count in no mean.
+
+    Unlike panopticapi, an image without a prediction counts as predicted void: all its segments are missed.
+
+    Args:
+        truth: the contents of a COCO panoptic annotation file. Categories without `isthing` are neither things nor stuff.
+        truth_folder: the folder of its PNG files.
+        predictions: one dict an image: image_id, file_name, segments_info (dicts with id and category_id).
+        predictions_folder: the folder of their PNG files.
+
+    Raises:
+        FileNotFoundError: a PNG file is not there.
+        ValueError: a PNG of another size than the true one, or that has not just the segments of its row; a category or
+            an image that `truth` lacks; two predictions of one image. One line that names the file and the id.
+    """
+    categories = {category["id"]: category for category in truth["categories"]}
+    files = {row["image_id"]: predictions_folder / row["file_name"] for row in predictions}
+    _check_panoptic(truth, truth_folder, predictions, predictions_folder)
+    counts: dict[int, dict[str, Any]] = {category: {"iou": 0.0, "tp": 0, "fp": 0, "fn": 0} for category in categories}
+    scored = [row for row in truth["annotations"] if row["image_id"] in files]
+    if scored:
+        try:
+            evaluation = PanopticEval(
+                {"annotations": scored, "categories": truth["categories"]}, {"annotations": list(predictions)},
+                gt_folder=truth_folder, pred_folder=predictions_folder,
+            )  # fmt: skip
+            evaluation.evaluate()
+        except ValueError as error:
+            image = re.match(r"image (\d+): ", str(error))
+            raise ValueError(f"{files[int(image[1])]}: {error}" if image else str(error)) from None
+        counts = evaluation.results()["per_class"]
+    for row in truth["annotations"]:
+        for segment in row["segments_info"]:
+            if row["image_id"] not in files and not segment.get("iscrowd", 0):
+                counts[segment["category_id"]]["fn"] += 1
+
+    names = ("PQ", "SQ", "RQ")
+    qualities = {i: panoptic_quality(n["iou"], n["tp"], n["fp"], n["fn"]) for i, n in counts.items()}
+    things, stuff = ([i for i, c in categories.items() if c.get("isthing") == kind] for kind in (1, 0))
+    summary = {}
+    for suffix, members in (("", list(categories)), ("_things", things), ("_stuff", stuff)):
+        measured = [qualities[i] for i in members if qualities[i][0] >= 0]
+        means = np.mean(measured, axis=0).tolist() if measured else [-1.0] * 3
+        summary.update({name + suffix: mean for name, mean in zip(names, means, strict=True)})
+    per_class = {
+        category["name"]: {**dict(zip(names, qualities[i], strict=True)), "objects": counts[i]["tp"] + counts[i]["fn"]}
+        for i, category in categories.items()
+    }
+    return PanopticMetrics(summary, per_class)
+
+
+def _check_panoptic(
+    truth: dict[str, Any], truth_folder: Path, predictions: Sequence[dict[str, Any]], predictions_folder: Path
+) -> None:
+    """What the evaluator would pass over: of two rows the last would count, and unknown ids would match nothing."""
+    awaited = {row["image_id"] for row in truth["annotations"]}
+    for row in predictions:
+        if row["image_id"] not in awaited:
+            raise ValueError(
+                f"{predictions_folder / row['file_name']}: image {row['image_id']} is not in the annotations, "
+                "or is predicted twice"
+            )
+        awaited.remove(row["image_id"])
+    categories = {category["id"] for category in truth["categories"]}
+    for folder, kind, rows in (
+        (truth_folder, "annotated", truth["annotations"]),
+        (predictions_folder, "predicted", predictions),
+    ):
+        for row in rows:
+            known: set[int] = set()
+            for segment in row["segments_info"]:
+                if segment["id"] in known:
+                    wrong = "is listed twice; each segment of an image needs its own id"
+                elif segment["category_id"] not in categories:
+                    wrong = f"has unknown category_id {segment['category_id']}"
+                else:
+                    known.add(segment["id"])
+                    continue
+                raise ValueError(
+                    f"{folder / row['file_name']}: image {row['image_id']}: {kind} segment {segment['id']} {wrong}"
+                )
