@@ -85,7 +85,10 @@ def detector(scenes):
 
 
 def test_figures_do_not_depend_on_the_batch_size_or_on_workers(detector):
-    runs = [predict_dataset(*detector, batch_size=size, workers=workers) for size, workers in ((1, 0), (8, 0), (3, 2))]
+    runs = [
+        predict_dataset(*detector, batch_size=size, workers=workers).results
+        for size, workers in ((1, 0), (8, 0), (3, 2))
+    ]
     for other in runs[1:]:
         assert len(other) == len(runs[0])
     annotations = detector[2].to_coco()

@@ -67,15 +67,15 @@ def _family_and_kind(name: str | Path, files: dict[str, Any]) -> tuple[str, bool
     if path.is_file():
         weights = without_detector_prefix(read_weights(path, only_look=True))
         if _is_original(weights) or not beside.is_file():
-            family = config_of_weights(path, weights, DetectionConfig, {}).model_type
-            return family, any(name.startswith(MASK_PREFIXES) for name in weights)
+            config_of_file = config_of_weights(path, weights, DetectionConfig, {})
+            return config_of_file.model_type, any(weight.startswith(MASK_PREFIXES) for weight in weights)
     config = beside if path.is_file() else find_file(name, "config.json", **files)
     assert config is not None
     values = _read_config_file(config)
     family = values.get("model_type")
     if family not in CONFIG_CLASSES:
         raise ValueError(f"{config} is of model_type {family!r}; this package knows {', '.join(CONFIG_CLASSES)}")
-    return family, any(str(name).endswith("ForSegmentation") for name in values.get("architectures") or ())
+    return family, any(str(kind).endswith("ForSegmentation") for kind in values.get("architectures") or ())
 
 
 def read_config(

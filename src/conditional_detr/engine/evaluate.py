@@ -1,22 +1,80 @@
-"""Score a detector on a data set: `cdetr eval`, and after each epoch of training."""
+"""Score a model on a data set: `cdetr eval`, and after each epoch of training."""
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from ..checkpoints.files import write_json
+from ..checkpoints.files import write_atomically, write_json
+from ..config import Task
 from ..data.coco import CocoDataset, classes_by_name
+from ..data.masks import PanopticMasks
 from ..processing.image_processor import DetectionImageProcessor
-from .coco_metrics import CocoMetrics, coco_metrics
+from .coco_metrics import coco_metrics, panoptic_metrics
 from .inference import Source, detect
+from .panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row
 
 logger = logging.getLogger(__name__)
+
+# The figure that says how good a model is.
+HEADLINE: dict[Task, str] = {"detection": "AP", "instance": "mask_AP", "panoptic": "PQ"}
+
+
+@dataclass
+class Metrics:
+    """What a model reaches on a data set, in 0…1; -1 where there is nothing to measure (no large objects, say).
+
+    Boxes have COCO's twelve figures, masks the same with `mask_` in front, panoptic maps PQ, SQ and RQ, and these with
+    `_things` and `_stuff` behind.
+    """
+
+    task: Task
+    summary: dict[str, float]
+    per_class: dict[str, dict[str, float]]  # name -> the main figures, objects
+
+    @property
+    def headline(self) -> float:
+        return self.summary[HEADLINE[self.task]]
+
+    def describe(self) -> str:
+        """The main figures in a few words."""
+        names = {
+            "detection": ("AP", "AP50", "AP75"),
+            "instance": ("mask_AP", "mask_AP50", "AP"),
+            "panoptic": ("PQ", "SQ", "RQ", "mask_AP"),
+        }[self.task]
+        return ", ".join(f"{name.replace('_', ' ')} {self.summary[name]:.3f}" for name in names)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.summary, "per_class": self.per_class}
+
+
+@dataclass
+class Predictions:
+    """What a model found in a data set, with the data set's own category ids.
+
+    Attributes:
+        results: COCO results: image_id, category_id, bbox, score, and `segmentation` (run lengths) where masks were
+            asked for; sorted by image and score.
+        maps: panoptic rows (see `panoptic_files`), each with the bytes of its PNG file; sorted by image.
+    """
+
+    results: list[dict[str, Any]] = field(default_factory=list)
+    maps: list[tuple[dict[str, Any], bytes]] = field(default_factory=list)
+
+
+def task_of_data(coco: CocoDataset) -> Task:
+    """What can be scored on a data set as it was read."""
+    if coco.masks is None:
+        return "detection"
+    return "panoptic" if isinstance(coco.masks, PanopticMasks) else "instance"
 
 
 def predict_dataset(
@@ -28,47 +86,63 @@ def predict_dataset(
     workers: int = 2,
     skip_bad: bool = False,
     precision: torch.dtype | None = None,
+    panoptic_threshold: float | None = None,
     progress: Callable[[int], Any] | None = None,
-) -> list[dict[str, Any]]:
-    """Detect in every image of a data set, exactly once over all processes.
+) -> Predictions:
+    """Detect in every image of a data set, exactly once over all processes; with masks and maps where the data set was
+    read with them.
 
     Returns:
-        COCO results, sorted by image and score, with the data set's own category ids; complete on every process.
+        The predictions; complete on every process.
 
     Raises:
-        ValueError: the model's classes do not map to the data's by name.
+        ValueError: the model's classes do not map to the data's by name, or it has no masks and the data set does.
     """
+    task = task_of_data(coco)
+    if task != "detection" and model.task == "detection":
+        raise ValueError(f"the model is a detector without masks: it cannot be scored for the task '{task}'")
+    if task == "panoptic" and model.config.is_thing is None:
+        raise ValueError(
+            "the model does not say which classes are things (is_thing in config.json), as 'panoptic' needs"
+        )
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
     category_of = dict(zip(classes_by_name(coco.category_names, labels), coco.category_ids, strict=True))
     sources = [Source(coco.image_path(i), (int(h), int(w))) for i, (h, w) in enumerate(coco.sizes)]
     many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     share = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
-    results: list[dict[str, Any]] = []
+    predictions = Predictions()
     bad = []
     found = detect(
         model, processor, sources, threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
-        share=share, precision=precision, progress=progress,
+        share=share, precision=precision, task=task, panoptic_threshold=panoptic_threshold, progress=progress,
     )  # fmt: skip
     for index, one in found:
         if isinstance(one, str):
             bad.append(one)
             continue
+        image_id = coco.image_ids[index]
         boxes = one["boxes"].clone()
         boxes[:, 2:] -= boxes[:, :2]
-        rows = zip(one["labels"].tolist(), boxes.tolist(), one["scores"].tolist(), strict=True)
-        results += [
-            {"image_id": coco.image_ids[index], "category_id": category_of[label], "bbox": box, "score": score}
-            for label, box, score in rows
+        masks = [{"segmentation": mask} for mask in one["masks"]] if "masks" in one else [{}] * len(boxes)
+        rows = zip(one["labels"].tolist(), boxes.tolist(), one["scores"].tolist(), masks, strict=True)
+        predictions.results += [
+            {"image_id": image_id, "category_id": category_of[label], "bbox": box, "score": score, **mask}
+            for label, box, score, mask in rows
             if label in category_of
         ]
+        if "segmentation" in one:
+            ids, segments = keep_classes(one["segmentation"], one["segments_info"], category_of)
+            row = panoptic_row(image_id, f"{image_id}.png", ids, segments, category_of)
+            predictions.maps.append((row, panoptic_png_bytes(ids)))
     if bad:
         logger.warning("%d images could not be read and count as without detections; first: %s", len(bad), bad[0])
     if many:
         parts: list[Any] = [None] * share[1]
-        dist.all_gather_object(parts, results)
-        results = [row for part in parts for row in part]
-    results.sort(key=lambda row: (row["image_id"], -row["score"]))
-    return results
+        dist.all_gather_object(parts, predictions)
+        predictions = Predictions([r for part in parts for r in part.results], [m for part in parts for m in part.maps])
+    predictions.results.sort(key=lambda row: (row["image_id"], -row["score"]))
+    predictions.maps.sort(key=lambda pair: pair[0]["image_id"])
+    return predictions
 
 
 def evaluate(
@@ -78,11 +152,12 @@ def evaluate(
     *,
     predictions: Path | None = None,
     **options: Any,
-) -> CocoMetrics | None:
-    """Predict and score.
+) -> Metrics | None:
+    """Predict and score: boxes; with masks also masks; of panoptic data maps, and of things boxes and masks.
 
     Args:
-        predictions: also write the predictions there, as COCO results JSON.
+        predictions: also write the predictions there, as COCO results JSON; panoptic maps beside it, in COCO's format,
+            as NAME_panoptic.json and the folder NAME_panoptic.
         options: of `predict_dataset`.
 
     Returns:
@@ -91,9 +166,56 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        results = predict_dataset(model, processor, coco, **options)
+        found = predict_dataset(model, processor, coco, **options)
     finally:
         model.train(was_training)
     if predictions is not None and (not dist.is_initialized() or dist.get_rank() == 0):
-        write_json(predictions, results, indent=None)
-    return coco_metrics(coco.to_coco(), results) if len(coco.boxes) else None
+        write_predictions(predictions, found, coco)
+    return score(found, coco) if len(coco.boxes) else None
+
+
+def score(found: Predictions, coco: CocoDataset) -> Metrics:
+    """The figures of predictions.
+
+    Raises:
+        OSError, ValueError: panoptic PNG files of the data set are missing or contradict its JSON.
+    """
+    task, truth = task_of_data(coco), coco.to_coco()
+    scored = {category["id"] for category in truth["categories"]}  # of panoptic data things alone
+    results = [row for row in found.results if row["category_id"] in scored]
+    boxes = coco_metrics(truth, results)
+    if task == "detection":
+        return Metrics(task, boxes.summary, boxes.per_class)
+    masks = coco_metrics(truth, results, "segm")
+    summary = {**{f"mask_{name}": value for name, value in masks.summary.items()}, **boxes.summary}
+    per_class = {
+        name: {"mask_AP": row["AP"], "mask_AP50": row["AP50"], **boxes.per_class[name]}
+        for name, row in masks.per_class.items()
+    }
+    if task == "instance":
+        return Metrics(task, summary, per_class)
+    assert isinstance(coco.masks, PanopticMasks)
+    with tempfile.TemporaryDirectory() as folder:
+        for row, png in found.maps:
+            (Path(folder) / row["file_name"]).write_bytes(png)
+        rows = [row for row, _ in found.maps]
+        maps = panoptic_metrics(coco.to_panoptic(), coco.masks.folder, rows, Path(folder))
+    everything = {
+        name: {**row, **per_class.get(name, {}), "objects": row["objects"]} for name, row in maps.per_class.items()
+    }
+    return Metrics(task, {**maps.summary, **summary}, everything)
+
+
+def write_predictions(path: Path, found: Predictions, coco: CocoDataset) -> None:
+    """COCO results, and panoptic maps where there are any; see `evaluate`."""
+    write_json(path, found.results, indent=None)
+    if not found.maps:
+        return
+    stem = path.with_name(f"{path.stem}_panoptic")
+    stem.mkdir(parents=True, exist_ok=True)
+    for row, png in found.maps:
+        write_atomically(stem / row["file_name"], lambda beside, png=png: beside.write_bytes(png))  # type: ignore[misc]
+    names = zip(coco.category_ids, coco.category_names, coco.is_thing or (), strict=True)
+    categories = [{"id": i, "name": name, "isthing": int(thing)} for i, name, thing in names]
+    content = {"annotations": [row for row, _ in found.maps], "categories": categories}
+    write_json(stem.with_suffix(".json"), content, indent=None)

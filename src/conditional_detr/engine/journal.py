@@ -27,7 +27,7 @@ class Journal:
         self.first_step = 0
         self.console = Console(quiet=not main, highlight=False)
         self.path = folder / "log.jsonl"
-        self.best_ap: float | None = None
+        self.best = ""  # "best AP 0.412", as far as known
         self.rows: list[dict[str, Any]] = []
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -62,7 +62,7 @@ class Journal:
 
     def show(self, step: int, epoch: float, loss: float, data_share: float) -> None:
         """Move the progress line on."""
-        best = "" if self.best_ap is None else f"  best AP {self.best_ap:.3f}"
+        best = f"  {self.best}" if self.best else ""
         status = f"epoch {epoch:.1f}  loss {loss:.3f}{best}  waiting for data {data_share:.0%}"
         self.progress.update(self.task, completed=step, status=status)
         now = time.monotonic()
@@ -75,7 +75,7 @@ class Journal:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def draw_curves(self) -> None:
-        """Write `curves.png`: the loss by step, and AP and AP50 by epoch."""
+        """Write `curves.png`: the loss by step, and AP and AP50, or for masks PQ and their AP, by epoch."""
         train = [row for row in self.rows if row["kind"] == "train"]
         scored = [row for row in self.rows if row["kind"] == "eval" and "AP" in row]
         if not self.main or not train:
@@ -89,11 +89,12 @@ class Journal:
         left.plot([row["epoch"] for row in train], [row["loss"] for row in train], color="#3b6ea5", linewidth=1)
         left.set(xlabel="epoch", ylabel="training loss", title="Loss")
         left.set_ylim(bottom=0)
-        for name, colour in (("AP", "#b5482a"), ("AP50", "#d9a441")):
-            right.plot(
-                [r["epoch"] for r in scored], [r[name] for r in scored], "o-", color=colour, label=name, markersize=3
-            )
-        right.set(xlabel="epoch", ylim=(0, 1), title="COCO AP on the validation set")
+        colours = {"PQ": "#5a7d3a", "mask_AP": "#7b4f9d", "AP": "#b5482a", "AP50": "#d9a441"}
+        for name in [name for name in colours if scored and name in scored[-1]]:
+            epochs, values = [row["epoch"] for row in scored], [row[name] for row in scored]
+            label = name.replace("_", " ")
+            right.plot(epochs, values, "o-", color=colours[name], label=label, markersize=3)
+        right.set(xlabel="epoch", ylim=(0, 1), title="Validation set")
         if scored:
             right.legend(loc="lower right", frameon=False)
         for axis in (left, right):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ..config import CONFIG_CLASSES, DetectionConfig
+from ..config import CONFIG_CLASSES, DetectionConfig, Task
 from ..data.augmentation import Augmentation
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -28,11 +28,16 @@ FREE_ON_RESUME = (
 
 @dataclass
 class Recipe:
-    """Train a detector.
+    """Train a detector, or a segmentation model.
 
     Args:
+        task: "detection" trains boxes; "instance" boxes and masks, on COCO annotations with polygons or run lengths;
+            "panoptic" boxes and masks of things and stuff, on COCO's panoptic JSON and PNG files.
+        freeze_detector: Train the mask head alone, on the detector that init_from gives.
         data: Folder of a COCO data set: annotations/instances_train2017.json with images/train2017/ or train2017/,
             annotations/{train,val}.json with images/{train,val}/, or Roboflow's {train,valid}/_annotations.coco.json.
+            For "panoptic": annotations/panoptic_{train,val}2017.json with a folder of PNG files of that name, or
+            annotations/panoptic_{train,val}.json with panoptic/{train,val}/.
         output: Folder of the run. Default: runs/ and the recipe's name.
         resume: "auto" continues from the newest whole checkpoint in the output folder, if there is one; or the path of a
             checkpoint.
@@ -60,7 +65,8 @@ class Recipe:
         drop_epochs: Epochs after which "step" divides the rates by ten.
         warmup_steps: Steps over which the rates rise from zero.
         ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved; 0 for none.
-        early_stopping: Stop after so many evaluations without a better AP; 0 for never.
+        early_stopping: Stop after so many evaluations without a better AP (of masks for "instance", PQ for "panoptic");
+            0 for never.
         precision: fp32, bf16 or fp16 (mixed).
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         compile: Compile the model with torch.compile.
@@ -74,6 +80,8 @@ class Recipe:
         seed: Decides everything that is random.
     """
 
+    task: Task = "detection"
+    freeze_detector: bool = False
     data: str = ""
     output: str = ""
     resume: str = ""
@@ -134,6 +142,11 @@ class Recipe:
         for split in ("train", "val"):
             if bool(getattr(self, f"{split}_annotations")) != bool(getattr(self, f"{split}_images")):
                 raise ValueError(f"{split}_annotations and {split}_images go together: give both or neither")
+        if self.freeze_detector and (self.task == "detection" or not self.init_from):
+            raise ValueError(
+                "freeze_detector trains the mask head alone: it needs --task instance or panoptic, and --init_from with "
+                "a trained detector"
+            )
         self.model_config()
 
     def model_config(self, **classes: Any) -> DetectionConfig:

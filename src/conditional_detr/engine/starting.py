@@ -9,8 +9,10 @@ import torch
 
 from ..data.coco import CocoDataset, find_split, read_coco
 from ..data.loading import seed_of
+from ..data.panoptic import read_panoptic
 from ..models.detection import DETECTORS, DetectionHead
 from ..models.position import MAX_LEARNED_CELLS
+from ..models.segmentation import SEGMENTERS, SegmentationHead
 from ..processing.sizes import output_size
 from .recipe import Recipe
 
@@ -24,20 +26,38 @@ def read_split(recipe: Recipe, split: str) -> CocoDataset:
     if not annotations:
         if not recipe.data:
             raise ValueError("no data: give --data FOLDER, or annotation files and image folders (see --help)")
-        annotations, images = find_split(recipe.data, split)
-    dataset = read_coco(annotations, images, recipe.skip_bad_images)
+        annotations, images = find_split(recipe.data, split, recipe.task)
+    if recipe.task == "panoptic":
+        dataset = read_panoptic(annotations, images, skip_missing_images=recipe.skip_bad_images)
+    else:
+        dataset = read_coco(annotations, images, recipe.skip_bad_images, masks=recipe.task == "instance")
     if split == "train" and not len(dataset.boxes):
         raise ValueError(f"{annotations} holds no annotations to train on")
     return dataset
 
 
-def build_model(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[DetectionHead, list[str]]:
+def build_model(
+    recipe: Recipe, data: CocoDataset, resuming: bool
+) -> tuple[DetectionHead | SegmentationHead, list[str]]:
     """The model to train, and what its user should know about it."""
-    classes = {"id2label": dict(enumerate(data.category_names)), "category_ids": list(data.category_ids)}
+    model, notes = _build(recipe, data, resuming)
+    if isinstance(model, SegmentationHead) and recipe.freeze_detector:
+        model.freeze_detector()
+        notes.append("the detector stays as it is: only the mask head is trained")
+    return model, notes
+
+
+def _build(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[DetectionHead | SegmentationHead, list[str]]:
+    classes = {
+        "id2label": dict(enumerate(data.category_names)),
+        "category_ids": list(data.category_ids),
+        "is_thing": data.is_thing,
+    }
     config = recipe.model_config(**classes)
     notes: list[str] = []
     torch.manual_seed(seed_of(recipe.seed, "weights"))
-    model_class = DETECTORS[config.model_type]
+    models: dict[str, Any] = DETECTORS if recipe.task == "detection" else SEGMENTERS
+    model_class = models[config.model_type]
     if resuming:
         config.use_pretrained_backbone = False  # every weight comes from the checkpoint
         return model_class(config), notes
@@ -67,18 +87,19 @@ def build_model(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[Dete
 
 
 def _model_from_checkpoint(
-    recipe: Recipe, model_class: type[DetectionHead], classes: dict[str, Any]
-) -> tuple[DetectionHead, list[str]]:
+    recipe: Recipe, model_class: Any, classes: dict[str, Any]
+) -> tuple[DetectionHead | SegmentationHead, list[str]]:
     """Start from saved weights. The recipe's model fields win over the checkpoint's; other classes get a new classifier."""
     values = {name: value for name, value in recipe.model.items() if name not in ("family", "use_pretrained_backbone")}
     before = model_class.from_pretrained(recipe.init_from, **values)
     known = before.config.id2label
+    before.config.is_thing = classes["is_thing"]
     if list(known.values()) == list(classes["id2label"].values()):
         before.config.category_ids = classes["category_ids"]
         return before, [f"starting from {recipe.init_from}, which knows these classes"]
     before.config.id2label, before.config.category_ids = classes["id2label"], classes["category_ids"]
     fresh = model_class(before.config)
-    replaced = {n: t for n, t in fresh.state_dict().items() if n.startswith("class_labels_classifier.")}
+    replaced = {n: t for n, t in fresh.state_dict().items() if "class_labels_classifier." in n}
     kept = {n: t for n, t in before.state_dict().items() if n not in replaced}
     fresh.load_state_dict({**kept, **replaced})
     names = [", ".join(list(n.values())[:4]) + (", …" if len(n) > 4 else "") for n in (known, classes["id2label"])]
@@ -88,10 +109,13 @@ def _model_from_checkpoint(
     ]
 
 
-def check_learned_positions(recipe: Recipe, model: DetectionHead, datasets: list[CocoDataset]) -> None:
+def check_learned_positions(
+    recipe: Recipe, model: DetectionHead | SegmentationHead, datasets: list[CocoDataset]
+) -> None:
     """Refuse at the start what would otherwise fail at the first large image."""
     settings = recipe.augmentation
-    stride = model.model.backbone.stride
+    detector = model.detector if isinstance(model, SegmentationHead) else model
+    stride = detector.model.backbone.stride
     for dataset, short, long in (
         (datasets[0], max(settings.scales), settings.max_size),
         (datasets[1], recipe.image_size, recipe.max_size),

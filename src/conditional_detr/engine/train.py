@@ -32,10 +32,11 @@ from ..data.loading import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
 from ..models.detection import DetectionHead
+from ..models.segmentation import SegmentationHead
 from ..processing.auto import IMAGE_PROCESSORS
 from ..processing.pixels import normalize
 from .checkpointing import checkpoints, newest_checkpoint, save_checkpoint
-from .evaluate import evaluate
+from .evaluate import HEADLINE, evaluate
 from .inference import PRECISIONS, REPAIR, worker_count
 from .journal import Journal
 from .optimization import build_optimizer, learning_rate_factor, moving_average
@@ -64,7 +65,7 @@ class Progress:
     """Where a run is; saved in checkpoints."""
 
     step: int = 0
-    best_ap: float = -1.0
+    best: float = -1.0  # of the task's headline figure
     best_step: int = 0
     evaluations_since_best: int = 0
 
@@ -179,8 +180,8 @@ class _Run:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         self.batches.start_step = self.progress.step
-        if self.progress.best_ap >= 0:
-            self.journal.best_ap = self.progress.best_ap
+        if self.progress.best >= 0:
+            self.journal.best = self._best()
         self.notes.append(f"continuing from {path} (step {self.progress.step})")
 
     def _introduce(self) -> None:
@@ -265,7 +266,9 @@ class _Run:
                 self._evaluate(epoch)
                 started = time.perf_counter()
                 if self._stopping_early():
-                    self.journal.say(f"no better AP in {recipe.early_stopping} evaluations: stopping early")
+                    self.journal.say(
+                        f"no better {HEADLINE[recipe.task]} in {recipe.early_stopping} evaluations: stopping early"
+                    )
                     ended = True
             if epoch_ended or ended or (recipe.checkpoint_steps and progress.step % recipe.checkpoint_steps == 0):
                 self._save()
@@ -367,7 +370,10 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------ between
 
-    def _evaluated_model(self) -> DetectionHead:
+    def _best(self) -> str:
+        return f"best {HEADLINE[self.recipe.task].replace('_', ' ')} {self.progress.best:.3f}"
+
+    def _evaluated_model(self) -> DetectionHead | SegmentationHead:
         return self.model if self.ema is None else self.ema.module
 
     def _evaluate(self, epoch: float) -> None:
@@ -386,21 +392,20 @@ class _Run:
         summary = metrics.summary
         self.journal.record("eval", progress.step, epoch, **{k: round(v, 5) for k, v in summary.items()})
         self.accelerator.log({f"val/{name}": value for name, value in summary.items()}, step=progress.step)
-        self.journal.say(
-            f"epoch {epoch:g}: AP {summary['AP']:.3f}, AP50 {summary['AP50']:.3f}, AP75 {summary['AP75']:.3f}"
-        )
+        self.journal.say(f"epoch {epoch:g}: {metrics.describe()}")
         self.journal.draw_curves()
         progress.evaluations_since_best += 1
-        if summary["AP"] > progress.best_ap:
-            progress.best_ap, progress.best_step, progress.evaluations_since_best = summary["AP"], progress.step, 0
-            self.journal.best_ap = summary["AP"]
+        if metrics.headline > progress.best:
+            progress.best, progress.best_step, progress.evaluations_since_best = metrics.headline, progress.step, 0
+            self.journal.best = self._best()
             if self.main:
                 self._write_model(self.output / "best", summary)
                 write_json(self.output / "best" / "metrics.json", {"step": progress.step, **metrics.to_dict()})
 
-    def _write_model(self, folder: Path, metrics: dict[str, float], model: DetectionHead | None = None) -> None:
+    def _write_model(self, folder: Path, metrics: dict[str, float], model: Any = None) -> None:
         """Write the given model, or the one that is evaluated, and its processor; the figures go into its card."""
-        figures: dict[str, float] = {name: metrics[name] for name in ("AP", "AP50", "AP75") if name in metrics}
+        names = ("PQ", "SQ", "RQ", "mask_AP", "mask_AP50", "AP", "AP50", "AP75")
+        figures: dict[str, float] = {name: metrics[name] for name in names if name in metrics}
         dataset = Path(self.recipe.data).name or self.train_set.annotation_file.stem
         (model or self._evaluated_model()).save_pretrained(folder, dataset=dataset, metrics=figures)
         self.processor.save_pretrained(folder)
@@ -429,7 +434,7 @@ class _Run:
         summary: dict[str, Any] = {}
         if self.main:
             best, model = self.output / "best", None
-            if self.progress.best_ap >= 0 and (best / "config.json").is_file():
+            if self.progress.best >= 0 and (best / "config.json").is_file():
                 model = type(self.model).from_pretrained(best)
                 summary = read_json(best / "metrics.json")
             self._write_model(self.output / "model", summary, model)
@@ -441,7 +446,7 @@ class _Run:
                 "another size than its annotations say (boxes were scaled with it)"
             )
         if summary:
-            self.journal.say(f"best AP {summary['AP']:.3f} (AP50 {summary['AP50']:.3f}) at step {summary['step']}")
+            self.journal.say(f"{self._best()} at step {summary['step']}")
         self.journal.say(f"model in {self.output / 'model'}, curves in {self.output / 'curves.png'}")
         self.accelerator.wait_for_everyone()
         return summary

@@ -9,6 +9,7 @@ argument, and padded cells are zeroed before each operation that looks at neighb
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -84,6 +85,28 @@ class Backbone(nn.Module):
         if real is None or self.training:
             return [self._channels_first(self.model(pixel_values)[-1])]
         return [self._one_size_at_a_time(pixel_values, real)]
+
+    def fold_norms(self) -> None:
+        """Put every frozen or batch norm of a plain ResNet into the convolution before it, for good: for prediction only.
+
+        In evaluation a norm is an affine map of each channel, so the features stay the same, to rounding.
+        """
+        if not self.is_plain_resnet or self.norm == "group":
+            return
+        norms = set()
+        for conv, norm in _convolutions(self.model):
+            scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
+            shift = norm.bias.double() - norm.running_mean.double() * scale
+            if conv.bias is not None:
+                shift += conv.bias.double() * scale
+            weight = conv.weight.double() * scale[:, None, None, None]
+            conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+            conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
+            norms.add(norm)
+        for parent in list(self.model.modules()):
+            for name, child in list(parent.named_children()):
+                if child in norms:
+                    setattr(parent, name, nn.Identity())
 
     def not_in_transformers(self) -> str | None:
         """What transformers' copy of this network would compute otherwise, in a few words; None if nothing.
@@ -216,6 +239,20 @@ def _stem(net: Any) -> list[tuple[nn.Conv2d, nn.Module]]:
     return list(zip(parts[0::2], parts[1::2], strict=True))
 
 
+def _convolutions(net: Any) -> Iterator[tuple[nn.Conv2d, Any]]:
+    """Every convolution of a plain ResNet, with the norm that follows it."""
+    yield from _stem(net)
+    for stage in _stages(net):
+        for block in stage:
+            yield block.conv1, block.bn1
+            yield block.conv2, block.bn2
+            if isinstance(block, Bottleneck):
+                yield block.conv3, block.bn3
+            if block.downsample is not None:
+                *_, conv, norm = block.downsample
+                yield conv, norm
+
+
 def _stages(net: Any) -> list[Any]:
     return [net[name] for name in ("layer1", "layer2", "layer3", "layer4") if name in net]
 
@@ -247,7 +284,7 @@ def block_forward(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         x = _conv_norm(block.conv3, block.bn3, x, out_mask)
     else:
         x = _conv_norm(block.conv2, block.bn2, x, out_mask)
-    return F.relu(x + shortcut, inplace=True)
+    return F.relu(x.add_(shortcut), inplace=True)  # a new feature map would cost as much as the addition
 
 
 def _average(pool: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -225,7 +225,8 @@ class Decoder(nn.Module):
         reference = point = None
         if self.conditional:
             reference = self.ref_point_head(placed)  # (1, Q, 2)
-            point = sine_point_embedding(reference.float().sigmoid(), placed.shape[-1]).to(placed.dtype)  # (1, Q, d)
+            point = sine_point_embedding(reference.float().sigmoid(), placed.shape[-1]).to(memory.dtype)  # (1, Q, d)
+        placed = placed.to(memory.dtype)  # reference points may be computed more exactly than the rest
         raw, self_attentions, cross_attentions = [content], [], []
         for i, layer in enumerate(self.layers):
             spatial = () if point is None else (point if i == 0 else point * self.query_scale(content),)

@@ -16,14 +16,20 @@ from .backbone import Backbone
 from .decoder import Decoder, DecoderStates
 from .encoder import Encoder
 from .outputs import DetectionModelOutput, DetectionOutput
-from .position import LearnedPositionEmbedding, sine_position_embedding
+from .position import LearnedPositionEmbedding, sine_position_embedding, whole_sine_position_embedding
 
 LAST_STAGE = 4  # timm's index of a ResNet's last stage, where transformers ends unless told otherwise
 CLASS_PRIOR = 0.01  # share of queries that claim a class at the start of Conditional DETR's training
 
 
 class DetectionBase(PretrainedModel):
-    """What the bare model, the detector and the segmenter share."""
+    """What the bare model, the detector and the segmenter share.
+
+    Attributes:
+        canvas_step: prediction rounds the sides of its canvases up to multiples of it; see `inference.compile_model`.
+    """
+
+    canvas_step = 1
 
     @property
     def device(self) -> torch.device:
@@ -196,6 +202,8 @@ class DetectionModel(DetectionBase):
         height, width = projected.shape[-2:]
         if self.config.position_embedding_type == "learned":
             position = self.position_embedding(height, width)
+        elif real_cells is None and not torch.compiler.is_compiling():
+            position = whole_sine_position_embedding(height, width, self.config.d_model, projected.device)
         else:
             cells = real_cells
             if cells is None:
@@ -301,6 +309,7 @@ class DetectionHead(DetectionBase):
         Conditional DETR adds the reference point, through sigmoid and inverse sigmoid as the original does, to the
         centre before the sigmoid. Boxes are computed in float32.
         """
+        normed = normed.to(self.class_labels_classifier.weight.dtype)
         logits = self.class_labels_classifier(normed)
         offsets = self.bbox_predictor(normed).float()
         if reference is not None:

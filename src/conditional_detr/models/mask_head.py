@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,7 @@ class MaskHead(nn.Module):
         self.strides = [min(MASK_STRIDE << level, stride) for level in range(len(stages))]  # DC5: 4, 8, 16, 16
         self.conv1 = ConvNorm(inputs, inputs, activation)
         self.conv2 = ConvNorm(inputs, width // 2, activation)
-        self.fpn_stages = nn.ModuleList(
+        self.fpn_stages: Any = nn.ModuleList(
             FusionStage(finer, width // 2 ** (level + 1), width // 2 ** (level + 2), activation)
             for level, finer in enumerate(reversed(stages[:-1]))
         )
@@ -137,7 +138,7 @@ class MaskHead(nn.Module):
         if self.gradient_checkpointing and self.training:
             draw = partial(checkpoint, draw, use_reentrant=False)
         height, width = features[0].shape[-2:]
-        chunk = max(1, CHUNK_BYTES // (height * width * self.width // 2 * 4))  # measured: docs/benchmarks.md
+        chunk = max(1, CHUNK_BYTES // (height * width * self.width // 2 * 4))
         parts = [draw(a, i) for a, i in zip(attention.split(chunk), image.split(chunk), strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 

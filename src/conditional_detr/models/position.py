@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,17 @@ def sine_position_embedding(real: Tensor, d_model: int) -> Tensor:
         count = count / (count.narrow(axis, -1, 1) + 1e-6) * (2 * math.pi)  # (B, H, W)
         halves.append(interleaved_sine(count.flatten(1)[..., None] / divisors))
     return torch.cat(halves, dim=-1)
+
+
+@lru_cache(maxsize=32)
+def whole_sine_position_embedding(height: int, width: int, d_model: int, device: torch.device) -> Tensor:
+    """`sine_position_embedding` of height × width cells without padding, kept for the next image of this shape.
+
+    Returns:
+        (1, height·width, d_model) float32; shared, so not to be changed.
+    """
+    with torch.inference_mode(False):  # training may be the next to use it
+        return sine_position_embedding(torch.ones(1, height, width, dtype=torch.bool, device=device), d_model)
 
 
 def sine_point_embedding(points: Tensor, d_model: int) -> Tensor:
