@@ -129,10 +129,22 @@ def _with_recipe_file(
 
 
 def _eval(arguments: list[str]) -> None:
-    parser = _parser("eval", "Score a detector on a COCO data set: the twelve COCO figures and a table of classes.")
+    parser = _parser(
+        "eval",
+        "Score a model on a COCO data set: COCO's figures for boxes, masks and panoptic maps, and of each class.",
+    )
     parser.add_argument("--model", type=str, required=True, help="a saved model's folder, a .pth file or a hub name")
     parser.add_argument("--data", type=str, default="", help="folder of a COCO data set")
     parser.add_argument("--split", type=str, default="val", help="which split of the data set")
+    parser.add_argument(
+        "--task", type=str, default="", help="detection, instance or panoptic; the most the model can by default"
+    )
+    parser.add_argument(
+        "--panoptic_threshold",
+        type=float | None,
+        default=None,
+        help="least score of a panoptic segment; 0.85 for DETR and 0.4 for Conditional DETR by default",
+    )
     parser.add_argument(
         "--annotations", type=str, default="", help="annotation file, in place of the one found in data"
     )
@@ -155,25 +167,29 @@ def _eval(arguments: list[str]) -> None:
         raise UsageError("give --data FOLDER, or --annotations FILE with --images FOLDER")
     if values["precision"] not in ("fp32", "bf16", "fp16"):
         raise UsageError(f"--precision is {values['precision']!r}; it is fp32, bf16 or fp16")
+    if values["task"] not in ("", "detection", "instance", "panoptic"):
+        raise UsageError(f"--task is {values['task']!r}; it is detection, instance or panoptic")
 
     import torch
     from accelerate import PartialState
 
     from .checkpoints.files import write_json
-    from .data.coco import find_split, read_coco
+    from .data.coco import find_split
     from .engine.detector import Detector
     from .engine.evaluate import evaluate
     from .engine.inference import PRECISIONS, worker_count
+    from .engine.starting import read_split_files
 
-    files = (values["annotations"], values["images"])
-    if not values["annotations"]:
-        files = find_split(values["data"], values["split"])
-    dataset = read_coco(*files, skip_missing_images=values["skip_bad_images"])
     state = (
         PartialState(cpu=not torch.accelerator.is_available()) if "WORLD_SIZE" in os.environ else None
     )  # started by torchrun or accelerate
     device = values["device"] or (str(state.device) if state else None)
     detector = Detector.from_pretrained(values["model"], device=device)
+    task = values["task"] or detector.model.task
+    files = (values["annotations"], values["images"])
+    if not values["annotations"]:
+        files = find_split(values["data"], values["split"], task)
+    dataset = read_split_files(*files, task, values["skip_bad_images"])
     main = state is None or state.is_main_process
     if main:
         print("\n".join(dataset.summary()))
@@ -187,6 +203,7 @@ def _eval(arguments: list[str]) -> None:
             workers=worker_count(values["workers"]),
             skip_bad=values["skip_bad_images"],
             precision=PRECISIONS[values["precision"]],
+            panoptic_threshold=values["panoptic_threshold"],
             progress=advance,
         )
     if main and values["predictions"]:
@@ -205,11 +222,21 @@ def _eval(arguments: list[str]) -> None:
 
 
 def _predict(arguments: list[str]) -> None:
-    parser = _parser("predict", "Detect in pictures; write predictions.jsonl and pictures with boxes drawn.")
+    parser = _parser(
+        "predict",
+        "Detect in pictures; write predictions.jsonl and pictures with boxes drawn; with a segmentation model also masks, "
+        "and with a panoptic one maps in COCO's format.",
+    )
     parser.add_argument("--model", type=str, required=True, help="a saved model's folder, a .pth file or a hub name")
     parser.add_argument("--images", type=str, nargs="+", required=True, help="files, folders or glob patterns")
     parser.add_argument("--output", type=str, default="predictions", help="folder to write to")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection, 0 to 1")
+    parser.add_argument(
+        "--panoptic_threshold",
+        type=float | None,
+        default=None,
+        help="least score of a panoptic segment; 0.85 for DETR and 0.4 for Conditional DETR by default",
+    )
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch; only such of one size share one")
     parser.add_argument(
         "--workers", type=int, default=-1, help="processes that decode; -1: one for each core, at most 8"
@@ -245,11 +272,18 @@ def _demo(arguments: list[str]) -> None:
     parser = _parser(
         "demo", "Generate scenes, train a detector on them from scratch, evaluate it, and draw what it finds."
     )
-    parser.add_argument("--output", type=str, default="runs/demo", help="folder to write to")
+    parser.add_argument("--task", type=str, default="detection", help="detection, or panoptic for masks and maps too")
+    parser.add_argument(
+        "--output", type=str, default="", help="folder to write to (default: runs/demo, runs/demo_panoptic)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides the scenes and the training")
+    values = _values(parser, arguments)
+    if values["task"] not in ("detection", "panoptic"):
+        raise UsageError(f"--task is {values['task']!r}; the demo is of detection or panoptic")
+    values["output"] = values["output"] or ("runs/demo" if values["task"] == "detection" else "runs/demo_panoptic")
     from .engine.demo import run_demo
 
-    run_demo(**_values(parser, arguments))
+    run_demo(**values)
 
 
 def _data(arguments: list[str]) -> None:
@@ -300,9 +334,11 @@ def _print_metrics(metrics: Any) -> None:
     summary = Table("figure", "value", box=None, pad_edge=False)
     for name, value in metrics.summary.items():
         summary.add_row(name, _figure(value))
-    classes = Table("class", "AP", "AP50", "objects", box=None, pad_edge=False)
+    columns = list(dict.fromkeys(column for row in metrics.per_class.values() for column in row if column != "objects"))
+    classes = Table("class", *columns, "objects", box=None, pad_edge=False)
     for name, row in metrics.per_class.items():
-        classes.add_row(name, _figure(row["AP"]), _figure(row["AP50"]), str(row["objects"]))
+        figures = [_figure(row.get(column, -1.0)) for column in columns]
+        classes.add_row(name, *figures, str(row["objects"]))
     console.print(summary)
     console.print()
     console.print(classes)

@@ -10,14 +10,16 @@ from PIL import Image
 from rich.console import Console
 
 from ..checkpoints.files import write_atomically, write_json
+from ..config import Task
 from ..data.augmentation import Augmentation
-from ..data.coco import find_split, read_coco
+from ..data.coco import find_split
 from ..data.scenes import generate_scenes
 from .detector import Detector
 from .evaluate import evaluate
 from .inference import worker_count
 from .predict import find_images, predict
 from .recipe import Recipe, find_recipe
+from .starting import read_split_files
 from .train import train
 
 IMAGES = {"train": 4000, "val": 200, "test": 200}
@@ -25,11 +27,13 @@ SIZE = 96
 MAX_OBJECTS = 5
 SHAPES = ("circle", "square", "triangle", "star", "ring")
 THRESHOLD = 0.4  # a short training leaves scores low
+RECIPES: dict[str, str] = {"detection": "demo", "panoptic": "demo_panoptic"}
 SHOWN = 12  # held-out pictures on the contact sheet
 
 
-def run_demo(output: str, seed: int) -> None:
-    """Everything, with the defaults of `recipes/demo.yaml`. An interrupted demo goes on where it stopped."""
+def run_demo(output: str, seed: int, task: Task = "detection") -> None:
+    """Everything, with the defaults of `recipes/demo.yaml` or `demo_panoptic.yaml`. An interrupted demo goes on where it
+    stopped."""
     console = Console(highlight=False)
     folder = Path(output)
     started = time.time()
@@ -39,7 +43,7 @@ def run_demo(output: str, seed: int) -> None:
 
     console.rule("2  training from scratch (a few minutes on two CPU cores)", align="left")
     started = time.time()
-    values = yaml.safe_load(find_recipe("demo").read_text(encoding="utf-8"))
+    values = yaml.safe_load(find_recipe(RECIPES[task]).read_text(encoding="utf-8"))
     values["augmentation"] = Augmentation(**values["augmentation"])
     train(Recipe(**values, data=str(data), output=str(folder), seed=seed, resume="auto"))
     seconds = time.time() - started
@@ -49,7 +53,7 @@ def run_demo(output: str, seed: int) -> None:
     metrics = evaluate(
         detector.model,
         detector.processor,
-        read_coco(*find_split(data, "test")),
+        read_split_files(*find_split(data, "test", task), task, skip_bad=False),
         batch_size=16,
         workers=worker_count(-1),
     )
@@ -64,12 +68,11 @@ def run_demo(output: str, seed: int) -> None:
         detector, find_images([str(data / "images/test")])[:SHOWN], folder / "predictions", threshold=THRESHOLD
     )
     sheet = folder / "predictions.png"
-    write_atomically(
-        sheet, lambda beside: contact_sheet([Path(row["picture"]) for row in rows]).save(beside, format="PNG")
-    )
+    drawn = "picture" if task == "detection" else "panoptic_picture"
+    write_atomically(sheet, lambda beside: contact_sheet([Path(row[drawn]) for row in rows]).save(beside, format="PNG"))
     console.print(
         f"""
-AP {metrics.summary["AP"]:.3f}, AP50 {metrics.summary["AP50"]:.3f} after {seconds / 60:.1f} minutes of training
+{metrics.describe()} after {seconds / 60:.1f} minutes of training
   pictures  {sheet}, and one by one in {folder / "predictions"}
   curves    {folder / "curves.png"}
   figures   {folder / "metrics.json"}
@@ -77,7 +80,7 @@ AP {metrics.summary["AP"]:.3f}, AP50 {metrics.summary["AP50"]:.3f} after {second
 
 what to try next
   cdetr predict --model {folder / "model"} --images {data / "images/val"} --threshold {THRESHOLD} --output more
-  cdetr train --config finetune --data path/to/your/coco/folder
+  cdetr train --config finetune --data path/to/your/coco/folder{"" if task == "detection" else " --task " + task}
 """,
         soft_wrap=True,
         markup=False,

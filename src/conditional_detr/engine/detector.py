@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.reading import HUB_OPTIONS, model_family
+from ..checkpoints.reading import HUB_OPTIONS, has_masks, model_family
+from ..config import Task
 from ..models.detection import DETECTORS, DetectionHead
+from ..models.segmentation import SEGMENTERS, SegmentationHead
+from ..processing.annotations import mask_from_segmentation
 from ..processing.auto import IMAGE_PROCESSORS
 from ..processing.image_processor import DetectionImageProcessor
 from ..processing.reading import as_rgb_tensor
@@ -27,23 +31,67 @@ class Detection:
         score: confidence, 0…1.
         box: (x0, y0, x1, y1) in pixels of the image as it is seen (EXIF applied).
         class_id: number of its class, 0…C-1.
+        run_lengths: its mask as COCO run lengths, {"size": [height, width], "counts": str}; None of a detector's.
     """
 
     label: str
     score: float
     box: tuple[float, float, float, float]
     class_id: int
+    run_lengths: dict[str, Any] | None = None
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """The pixels of the object, bool (height, width) of the image; None of a detector's. Decoded at each call."""
+        if self.run_lengths is None:
+            return None
+        height, width = self.run_lengths["size"]
+        return mask_from_segmentation(self.run_lengths, height, width).numpy()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a panoptic map.
+
+    Attributes:
+        id: its number in the map, from 1.
+        label: name of its class.
+        class_id: number of its class, 0…C-1.
+        is_thing: whether its class is countable; all stuff of one class is one segment.
+        score: confidence, 0…1; of merged stuff the highest.
+        area: in pixels.
+    """
+
+    id: int
+    label: str
+    class_id: int
+    is_thing: bool
+    score: float
+    area: int
+
+
+@dataclass(frozen=True)
+class PanopticMap:
+    """Which segment each pixel belongs to.
+
+    Attributes:
+        ids: int32 (height, width), 0 where there is none.
+        segments: in the order of their ids.
+    """
+
+    ids: np.ndarray
+    segments: list[Segment]
 
 
 class Detector:
-    """A model and its image processor, ready to run.
+    """A model and its image processor, ready to run; a segmentation model gives detections masks, and panoptic maps.
 
     >>> detector = Detector.from_pretrained("runs/demo/model")
     >>> for detection in detector("street.jpg", threshold=0.5):
     ...     print(detection.label, detection.score, detection.box)
     """
 
-    def __init__(self, model: DetectionHead, processor: DetectionImageProcessor) -> None:
+    def __init__(self, model: DetectionHead | SegmentationHead, processor: DetectionImageProcessor) -> None:
         self.model, self.processor = model.eval(), processor
 
     @classmethod
@@ -56,7 +104,7 @@ class Detector:
         compile: bool = False,
         **options: Any,
     ) -> Detector:
-        """Load a detector of either family.
+        """Load a detector or segmentation model of either family.
 
         Args:
             name: a saved model's folder, an original `.pth` file, or a hub name.
@@ -70,7 +118,8 @@ class Detector:
         """
         files = {option: options[option] for option in HUB_OPTIONS if option in options}
         family = model_family(name, **files)
-        model = DETECTORS[family].from_pretrained(name, dtype=dtype or torch.float32, **options)
+        models: dict[str, Any] = SEGMENTERS if has_masks(name, **files) else DETECTORS
+        model = models[family].from_pretrained(name, dtype=dtype or torch.float32, **options)
         processor = IMAGE_PROCESSORS[family].from_pretrained(name, **files)
         model.to(best_device() if device is None else _existing_device(device)).to(memory_format=torch.channels_last)
         if compile:
@@ -88,21 +137,52 @@ class Detector:
             OSError: a file cannot be read.
             TypeError, ValueError: what is given is no image.
         """
+        return [list(self.named(result)) for result in self._results(images, threshold, self.model.task)]
+
+    def panoptic(self, image: Any, threshold: float | None = None) -> PanopticMap:
+        """Give each pixel of an image to a segment, things and stuff, merged as in the DETR paper.
+
+        Args:
+            image: a path, a PIL image, an array or a tensor.
+            threshold: least score of a segment; None is 0.85 for DETR and 0.4 for Conditional DETR.
+
+        Raises:
+            OSError, TypeError: see `detect`.
+            ValueError: the model is not a panoptic one.
+        """
+        if self.model.task != "panoptic":
+            raise ValueError("panoptic maps need a segmentation model whose configuration tells things from stuff")
+        (result,) = self._results([image], 1.0, "panoptic", threshold)
+        return self.named_map(result)
+
+    def _results(
+        self, images: Sequence[Any], threshold: float, task: Task, panoptic_threshold: float | None = None
+    ) -> list[dict[str, Any]]:
         if not images:
             return []
         tensors = [_as_uint8(as_rgb_tensor(image)) for image in images]
         sizes = [(int(t.shape[-2]), int(t.shape[-1])) for t in tensors]
-        results = detect_batch(
-            self.model, self.processor, [prepare(t, self.processor) for t in tensors], sizes, threshold
+        prepared = [prepare(t, self.processor) for t in tensors]
+        return detect_batch(
+            self.model, self.processor, prepared, sizes, threshold, task=task, panoptic_threshold=panoptic_threshold
         )
-        return [list(self.named(result)) for result in results]
 
-    def named(self, result: dict[str, Tensor]) -> Iterator[Detection]:
-        """Turn `scores`, `labels` and `boxes` of one image into detections."""
+    def named(self, result: dict[str, Any]) -> Iterator[Detection]:
+        """Turn `scores`, `labels`, `boxes` and perhaps `masks` of one image into detections."""
         names = self.model.config.id2label
         rows = zip(result["labels"].tolist(), result["scores"].tolist(), result["boxes"].tolist(), strict=True)
-        for label, score, (x0, y0, x1, y1) in rows:
-            yield Detection(names[label], score, (x0, y0, x1, y1), label)
+        masks = result.get("masks") or [None] * len(result["labels"])
+        for (label, score, (x0, y0, x1, y1)), mask in zip(rows, masks, strict=True):
+            yield Detection(names[label], score, (x0, y0, x1, y1), label, mask)
+
+    def named_map(self, result: dict[str, Any]) -> PanopticMap:
+        """Turn `segmentation` and `segments_info` of one image into a map."""
+        names = self.model.config.id2label
+        segments = [
+            Segment(s["id"], names[s["label_id"]], s["label_id"], s["isthing"], s["score"], s["area"])
+            for s in result["segments_info"]
+        ]
+        return PanopticMap(result["segmentation"].numpy(), segments)
 
 
 def best_device() -> torch.device:

@@ -6,6 +6,7 @@ import glob
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..checkpoints.files import write_atomically
+from ..checkpoints.files import write_atomically, write_json
 from ..data.loading import image_size, read_sized_image
 from .detector import Detection, Detector
 from .inference import Source, detect
+from .panoptic_files import draw_panoptic, panoptic_row, write_panoptic_png
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="OpenCV")  # supervision draws well without it
@@ -59,13 +61,23 @@ def predict(
     workers: int = 2,
     draw: bool = True,
     skip_bad_images: bool = False,
+    panoptic_threshold: float | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Detect in files; write `predictions.jsonl` and, beside it, pictures with boxes drawn.
+    """Detect in files; write `predictions.jsonl` and, beside it, pictures with boxes and masks drawn.
+
+    A panoptic model's maps go into `panoptic/`, as PNG files in COCO's format with `panoptic.json` beside the folder, and
+    are drawn as `NAME-panoptic.jpg`.
+
+    Args:
+        threshold: least score of a detection.
+        panoptic_threshold: least score of a segment; None is the family's, see `Detector.panoptic`.
 
     Returns:
         One dict an image, in the order of `images`: `file`, `width`, `height`, `detections` (label, score, box as
-        x0, y0, x1, y1 in pixels), and `picture` where one was drawn; `error` in place of these for a skipped image.
+        x0, y0, x1, y1 in pixels, and, of a segmentation model, mask as COCO run lengths), and `picture` where one was
+        drawn; of a panoptic model `panoptic` (the map's file), `segments` and `panoptic_picture`; `error` in place of
+        these for a skipped image.
 
     Raises:
         OSError: an image cannot be read (and bad images are not skipped), or the output not be written.
@@ -90,9 +102,12 @@ def predict(
         )
     found = detect(
         detector.model, detector.processor, sources, threshold=threshold, batch_size=batch_size, workers=workers,
-        skip_bad=skip_bad_images, progress=progress,
+        skip_bad=skip_bad_images, task=detector.model.task, panoptic_threshold=panoptic_threshold, progress=progress,
     )  # fmt: skip
     output.mkdir(parents=True, exist_ok=True)
+    config = detector.model.config
+    category_ids = config.category_ids or range(config.num_labels)
+    maps: dict[int, dict[str, Any]] = {}
     for index, result in found:
         source = sources[index]
         if isinstance(result, str):
@@ -104,15 +119,41 @@ def predict(
             "width": source.size[1],
             "height": source.size[0],
             "detections": [
-                {"label": d.label, "score": round(d.score, 4), "box": [round(v, 2) for v in d.box]} for d in detections
+                {"label": d.label, "score": round(d.score, 4), "box": [round(v, 2) for v in d.box]}
+                | ({"mask": d.run_lengths} if d.run_lengths else {})
+                for d in detections
             ],
         }
         if draw:
-            picture = output / names[index]
-            image = draw_detections(read_sized_image(source.path, *source.size), detections)
-            write_atomically(picture, lambda beside, image=image: image.save(beside, format="JPEG", quality=92))  # type: ignore[misc]
-            row["picture"] = str(picture)
+            row["picture"] = str(output / names[index])
+            _save(draw_detections(read_sized_image(source.path, *source.size), detections), output / names[index])
+        if "segmentation" in result:
+            found_map, stem = detector.named_map(result), Path(names[index]).stem
+            file = output / "panoptic" / f"{stem}.png"
+            file.parent.mkdir(exist_ok=True)
+            write_panoptic_png(file, found_map.ids)
+            maps[index] = panoptic_row(index, file.name, found_map.ids, result["segments_info"], category_ids)
+            row |= {"panoptic": str(file), "segments": [asdict(segment) for segment in found_map.segments]}
+            if draw:
+                picture = output / f"{stem}-panoptic.jpg"
+                image = read_sized_image(source.path, *source.size)
+                _save(draw_panoptic(image, found_map.ids, result["segments_info"], config.id2label), picture)
+                row["panoptic_picture"] = str(picture)
         rows[order[index]] = row
+    if maps:
+        things = config.is_thing or []
+        content = {
+            "images": [
+                {"id": i, "file_name": str(sources[i].path), "height": sources[i].size[0], "width": sources[i].size[1]}
+                for i in sorted(maps)
+            ],
+            "annotations": [maps[i] for i in sorted(maps)],
+            "categories": [
+                {"id": number, "name": config.id2label[i], "isthing": int(things[i])}
+                for i, number in enumerate(category_ids)
+            ],
+        }
+        write_json(output / "panoptic.json", content, indent=None)
     ordered = [rows[i] for i in sorted(rows)]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered)
     write_atomically(output / "predictions.jsonl", lambda beside: beside.write_text(text, encoding="utf-8"))
@@ -120,7 +161,7 @@ def predict(
 
 
 def draw_detections(image: Tensor, detections: Sequence[Detection]) -> Image.Image:
-    """Draw boxes, labels and scores on an image (3, H, W) uint8. A class has the same colour in every picture.
+    """Draw masks, boxes, labels and scores on an image (3, H, W) uint8. A class has the same colour in every picture.
 
     Small images are enlarged by a whole factor, so that labels can be read.
     """
@@ -135,6 +176,10 @@ def draw_detections(image: Tensor, detections: Sequence[Detection]) -> Image.Ima
         confidence=np.array([d.score for d in detections], dtype=np.float32),
         class_id=np.array([d.class_id for d in detections]),
     )
+    if detections[0].run_lengths is not None:
+        masks = np.stack([np.asarray(d.mask) for d in detections])
+        shown.mask = masks.repeat(factor, axis=1).repeat(factor, axis=2)
+        canvas = sv.MaskAnnotator(opacity=0.45).annotate(canvas, shown)
     scale = min(canvas.size) / PLAIN_TEXT_SIDE
     boxes = sv.BoxAnnotator(thickness=max(2, round(2 * scale)))
     labels = sv.LabelAnnotator(
@@ -143,6 +188,10 @@ def draw_detections(image: Tensor, detections: Sequence[Detection]) -> Image.Ima
     )  # fmt: skip
     canvas = boxes.annotate(canvas, shown)
     return labels.annotate(canvas, shown, labels=[f"{d.label} {d.score:.2f}" for d in detections])
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    write_atomically(path, lambda beside: picture.save(beside, format="JPEG", quality=92))
 
 
 def _picture_names(paths: Sequence[Path]) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..config import Task
 from ..data.coco import CocoDataset, find_split, read_coco
 from ..data.loading import seed_of
 from ..data.panoptic import read_panoptic
@@ -27,13 +29,17 @@ def read_split(recipe: Recipe, split: str) -> CocoDataset:
         if not recipe.data:
             raise ValueError("no data: give --data FOLDER, or annotation files and image folders (see --help)")
         annotations, images = find_split(recipe.data, split, recipe.task)
-    if recipe.task == "panoptic":
-        dataset = read_panoptic(annotations, images, skip_missing_images=recipe.skip_bad_images)
-    else:
-        dataset = read_coco(annotations, images, recipe.skip_bad_images, masks=recipe.task == "instance")
+    dataset = read_split_files(annotations, images, recipe.task, recipe.skip_bad_images)
     if split == "train" and not len(dataset.boxes):
         raise ValueError(f"{annotations} holds no annotations to train on")
     return dataset
+
+
+def read_split_files(annotations: str | Path, images: str | Path, task: Task, skip_bad: bool) -> CocoDataset:
+    """Read an annotation file with what the task needs: boxes, boxes and masks, or panoptic segments."""
+    if task == "panoptic":
+        return read_panoptic(annotations, images, skip_missing_images=skip_bad)
+    return read_coco(annotations, images, skip_bad, masks=task == "instance")
 
 
 def build_model(
