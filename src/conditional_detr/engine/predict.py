@@ -126,7 +126,10 @@ def predict(
         }
         if draw:
             row["picture"] = str(output / names[index])
-            _save(draw_detections(read_sized_image(source.path, *source.size), detections), output / names[index])
+            shown = [
+                d for d in detections if config.is_thing is None or config.is_thing[d.class_id]
+            ]  # a map shows stuff
+            _save(draw_detections(read_sized_image(source.path, *source.size), shown), output / names[index])
         if "segmentation" in result:
             found_map, stem = detector.named_map(result), Path(names[index]).stem
             file = output / "panoptic" / f"{stem}.png"

@@ -1,0 +1,155 @@
+"""Training, scoring and using segmentation models: four scenes are learned by heart, and then used in every way."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from small_recipes import small_recipe
+
+from conditional_detr import Detector
+from conditional_detr.cli import main
+from conditional_detr.data.augmentation import Augmentation
+from conditional_detr.data.coco import read_coco
+from conditional_detr.data.panoptic import read_panoptic
+from conditional_detr.data.scenes import generate_scenes
+from conditional_detr.engine.evaluate import Predictions, predict_dataset, score
+from conditional_detr.engine.train import train
+from conditional_detr.processing.annotations import segment_ids
+from conditional_detr.processing.reading import read_image
+
+# Enough capacity and no noise: to learn by heart.
+BY_HEART = dict(
+    backbone="resnet10t",
+    d_model=64,
+    encoder_attention_heads=8,
+    decoder_attention_heads=8,
+    num_queries=20,
+    cls_loss_coefficient=6,
+    dropout=0.0,
+)
+
+
+def by_heart(data, output, **values):
+    """A recipe that trains and evaluates on the same four scenes."""
+    options = dict(
+        task="panoptic",
+        val_annotations=str(data / "annotations/panoptic_train.json"),
+        val_images=str(data / "images/train"),
+        model=BY_HEART,
+        augmentation=Augmentation(horizontal_flip=0, scales=[64], max_size=128, crop=0),
+        epochs=450,
+        batch_size=4,
+        eval_epochs=450,
+        log_steps=50,
+        lr=2e-3,
+        backbone_lr=2e-3,
+        schedule="cosine",
+        warmup_steps=20,
+        clip_norm=1.0,
+    )
+    return small_recipe(data, output, **{**options, **values})
+
+
+@pytest.fixture(scope="module")
+def four_scenes(tmp_path_factory):
+    return generate_scenes(tmp_path_factory.mktemp("four"), {"train": 4, "val": 4}, size=64, max_objects=3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def learned(four_scenes, tmp_path_factory):
+    output = tmp_path_factory.mktemp("learned")
+    return output, train(by_heart(four_scenes, output))
+
+
+def test_four_scenes_are_learned_by_heart(learned):
+    _, metrics = learned
+    assert metrics["PQ"] > 0.9 and metrics["mask_AP"] > 0.8 and metrics["AP"] > 0.9
+
+
+def test_predict_writes_masks_and_maps_that_score_as_the_evaluation_says(learned, four_scenes, tmp_path):
+    model, metrics = learned[0] / "model", learned[1]
+    code = main(
+        ["predict", "--model", str(model), "--images", str(four_scenes / "images/train"), "--output", str(tmp_path),
+         "--threshold", "0.4", "--workers", "0"]
+    )  # fmt: skip
+    assert code == 0
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    assert [a["file_name"] for a in content["annotations"]] == [f"{i:06}.png" for i in range(1, 5)]
+    data = read_panoptic(four_scenes / "annotations/panoptic_train.json", four_scenes / "images/train")
+    for row, annotation in zip(rows, content["annotations"], strict=True):
+        ids = segment_ids(read_image(tmp_path / "panoptic" / annotation["file_name"]))
+        for segment in annotation["segments_info"]:
+            assert int((ids == segment["id"]).sum()) == segment["area"]
+        assert {s["label"] for s in row["segments"]} <= set(data.category_names)
+        for detection in row["detections"]:
+            x0, y0, x1, y1 = coco_mask.toBbox({**detection["mask"], "counts": detection["mask"]["counts"].encode()})
+            assert [x0, y0, x0 + x1, y0 + y1] == pytest.approx(detection["box"], abs=6)
+        with Image.open(row["panoptic_picture"]) as picture:
+            assert picture.size == (256, 256)
+    main(["eval", "--model", str(model), "--data", str(four_scenes), "--split", "train", "--workers", "0",
+          "--metrics", str(tmp_path / "metrics.json"), "--predictions", str(tmp_path / "found.json")])  # fmt: skip
+    again = json.loads((tmp_path / "metrics.json").read_text())
+    assert again["PQ"] == pytest.approx(metrics["PQ"], abs=1e-4) and len(again["per_class"]) == 8
+    assert (tmp_path / "found_panoptic" / "1.png").is_file()
+
+
+def test_the_detector_gives_masks_and_a_map(learned, four_scenes):
+    detector = Detector.from_pretrained(learned[0] / "model", device="cpu")
+    image = four_scenes / "images/train/000001.png"
+    best = detector(image, threshold=0.4)[0]
+    assert best.mask.shape == (64, 64) and best.mask.dtype == bool and best.mask.any()
+    drawn = detector.panoptic(image)
+    assert drawn.ids.shape == (64, 64) and set(np.unique(drawn.ids)) == {s.id for s in drawn.segments}
+    assert {s.is_thing for s in drawn.segments} == {True, False}
+    assert detector.panoptic(image, threshold=1.0).segments == []
+
+
+def test_perfect_predictions_score_one(four_scenes):
+    data = read_panoptic(four_scenes / "annotations/panoptic_train.json", four_scenes / "images/train")
+    truth = data.to_coco()
+    results = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"], "score": 1.0,
+         "segmentation": a["segmentation"]}
+        for a in truth["annotations"]
+    ]  # fmt: skip
+    maps = [(row, (data.masks.folder / row["file_name"]).read_bytes()) for row in data.to_panoptic()["annotations"]]
+    figures = score(Predictions(results, maps), data)
+    assert figures.summary["PQ"] == figures.summary["mask_AP"] == figures.summary["AP"] == pytest.approx(1.0)
+    assert figures.headline == figures.summary["PQ"]
+
+
+def test_instance_masks_train_jointly_and_then_alone_on_a_frozen_detector(scenes, tmp_path):
+    first = train(small_recipe(scenes, tmp_path / "joint", task="instance", epochs=1))
+    assert {"mask_AP", "AP"} <= set(first) and "PQ" not in first
+    start = tmp_path / "joint/model"
+    recipe = small_recipe(
+        scenes, tmp_path / "frozen", task="instance", freeze_detector=True, init_from=str(start), epochs=1
+    )
+    train(recipe)
+    before, after = (
+        Detector.from_pretrained(f, device="cpu").model.state_dict() for f in (start, tmp_path / "frozen/model")
+    )
+    changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert changed and all(name.startswith(("mask_head.", "bbox_attention.")) for name in changed)
+
+
+def test_a_detector_becomes_a_segmentation_model(scenes, tmp_path, caplog):
+    train(small_recipe(scenes, tmp_path / "boxes", epochs=1))
+    train(small_recipe(scenes, tmp_path / "masks", task="instance", init_from=str(tmp_path / "boxes/model"), epochs=1))
+    assert "its mask head is new" in caplog.text
+    assert Detector.from_pretrained(tmp_path / "masks/model", device="cpu").model.task == "instance"
+    data = read_coco(scenes / "annotations/val.json", scenes / "images/val", masks=True)
+    detector = Detector.from_pretrained(tmp_path / "boxes/model", device="cpu")
+    with pytest.raises(ValueError, match="detector without masks"):
+        predict_dataset(detector.model, detector.processor, data, workers=0)
+    with pytest.raises(ValueError, match="panoptic maps need a segmentation model"):
+        detector.panoptic(scenes / "images/val/000001.png")
+
+
+def test_freezing_needs_a_detector_to_freeze(tmp_path):
+    with pytest.raises(ValueError, match="freeze_detector trains the mask head alone"):
+        small_recipe(tmp_path, tmp_path, freeze_detector=True, task="instance")
