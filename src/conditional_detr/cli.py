@@ -143,7 +143,7 @@ def _eval(arguments: list[str]) -> None:
         "--panoptic_threshold",
         type=float | None,
         default=None,
-        help="least score of a panoptic segment; 0.85 for DETR and 0.4 for Conditional DETR by default",
+        help="least score of a panoptic segment; 0.85 for DETR and 0.3 for Conditional DETR by default",
     )
     parser.add_argument(
         "--annotations", type=str, default="", help="annotation file, in place of the one found in data"
@@ -235,7 +235,7 @@ def _predict(arguments: list[str]) -> None:
         "--panoptic_threshold",
         type=float | None,
         default=None,
-        help="least score of a panoptic segment; 0.85 for DETR and 0.4 for Conditional DETR by default",
+        help="least score of a panoptic segment; 0.85 for DETR and 0.3 for Conditional DETR by default",
     )
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch; only such of one size share one")
     parser.add_argument(

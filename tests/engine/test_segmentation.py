@@ -150,6 +150,23 @@ def test_a_detector_becomes_a_segmentation_model(scenes, tmp_path, caplog):
         detector.panoptic(scenes / "images/val/000001.png")
 
 
-def test_freezing_needs_a_detector_to_freeze(tmp_path):
-    with pytest.raises(ValueError, match="freeze_detector trains the mask head alone"):
-        small_recipe(tmp_path, tmp_path, freeze_detector=True, task="instance")
+def test_the_papers_way_boxes_of_things_and_stuff_first_and_then_masks(four_scenes, tmp_path):
+    panoptic = {
+        f"{split}_{what}": str(four_scenes / path)
+        for split in ("train", "val")
+        for what, path in (("annotations", f"annotations/panoptic_{split}.json"), ("images", f"images/{split}"))
+    }
+    boxes = train(small_recipe(four_scenes, tmp_path / "boxes", epochs=1, batch_size=4, **panoptic))
+    assert len(boxes["per_class"]) == 8 and "PQ" not in boxes
+    masks = by_heart(
+        four_scenes, tmp_path / "masks", model={}, epochs=1, eval_epochs=1, freeze_detector=True,
+        init_from=str(tmp_path / "boxes/model"),
+    )  # fmt: skip
+    assert "PQ" in train(masks)
+
+
+def test_freezing_needs_a_detector_to_freeze_and_masks_to_train(scenes, tmp_path):
+    with pytest.raises(ValueError, match="give a trained detector with --init_from"):
+        train(small_recipe(scenes, tmp_path / "run", freeze_detector=True, task="instance"))
+    with pytest.raises(ValueError, match="it needs --task instance or panoptic"):
+        small_recipe(scenes, tmp_path, freeze_detector=True)

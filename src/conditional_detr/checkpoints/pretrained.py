@@ -283,7 +283,17 @@ class PretrainedModel(nn.Module):
         write_json(folder / "config.json", values)
         write_card(folder, card)
         if limits:
-            logger.warning("%s opens in this package only; transformers cannot express %s", folder, "; ".join(limits))
+            _warn_of_limits("; ".join(limits), str(folder))
+
+
+_LIMITS_SAID: set[str] = set()
+
+
+def _warn_of_limits(limits: str, folder: str) -> None:
+    """Once a process: a training run saves often."""
+    if limits not in _LIMITS_SAID:
+        _LIMITS_SAID.add(limits)
+        logger.warning("%s opens in this package only; transformers cannot express %s", folder, limits)
 
 
 def _with_model_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:

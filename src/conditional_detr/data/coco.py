@@ -101,7 +101,8 @@ class CocoDataset:
         """What the evaluator compares with: the annotations as the file has them, for the images of this set.
 
         With masks, only the usable annotations, each `segmentation` as compressed run lengths. Of panoptic data the
-        things alone, numbered anew, with masks from the PNG files, which are read once.
+        things alone, numbered anew, with masks from the PNG files, which are read once; read without masks, the boxes of
+        things and stuff.
 
         Raises:
             OSError, ValueError: a panoptic PNG file cannot be read or contradicts the JSON.
@@ -120,6 +121,12 @@ class CocoDataset:
             things = {number for number, thing in zip(self.category_ids, self.is_thing, strict=True) if thing}
             content["categories"] = [category for category in content["categories"] if category["id"] in things]
             content["annotations"] = self._thing_annotations
+        elif content.get("annotations") and "segments_info" in content["annotations"][0]:
+            content["annotations"] = [
+                self._annotation(image, row, number=row + 1)
+                for image in range(len(self))
+                for row in range(self.first[image], self.first[image + 1])
+            ]
         return self._of_present_images(content)
 
     def to_panoptic(self) -> dict[str, Any]:
@@ -141,19 +148,21 @@ class CocoDataset:
             own = np.arange(self.first[image], self.first[image + 1])
             things = own[np.array(self.is_thing)[self.classes[own]]]
             for a, mask in zip(things.tolist(), self.masks.run_lengths(image, things), strict=True):
-                x0, y0, x1, y1 = self.boxes[a].tolist()
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": self.image_ids[image],
-                        "category_id": self.category_ids[self.classes[a]],
-                        "bbox": [x0, y0, x1 - x0, y1 - y0],
-                        "area": float(self.areas[a]),
-                        "iscrowd": int(self.crowds[a]),
-                        "segmentation": _as_json(mask),
-                    }
-                )
+                annotation = self._annotation(image, a, number=len(annotations) + 1)
+                annotations.append({**annotation, "segmentation": _as_json(mask)})
         return annotations
+
+    def _annotation(self, image: int, row: int, number: int) -> dict[str, Any]:
+        """A row of the arrays as COCO has it."""
+        x0, y0, x1, y1 = self.boxes[row].tolist()
+        return {
+            "id": number,
+            "image_id": self.image_ids[image],
+            "category_id": self.category_ids[self.classes[row]],
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": float(self.areas[row]),
+            "iscrowd": int(self.crowds[row]),
+        }
 
 
 def find_split(

@@ -17,6 +17,7 @@ def read_panoptic(
     image_folder: str | Path,
     png_folder: str | Path | None = None,
     skip_missing_images: bool = False,
+    masks: bool = True,
 ) -> CocoDataset:
     """Read and check a COCO panoptic file. PNG files are opened later, when a sample is loaded.
 
@@ -25,6 +26,7 @@ def read_panoptic(
 
     Args:
         png_folder: of the PNG files; None: `find_png_folder`.
+        masks: False reads the boxes of things and stuff alone, to train a detector on, as the papers do before masks.
 
     Raises:
         FileNotFoundError: files or folders or (unless they are skipped) images or PNG files are missing.
@@ -48,6 +50,8 @@ def read_panoptic(
         thing = {category["id"]: bool(category["isthing"]) for category in content["categories"]}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not COCO's panoptic JSON: an entry lacks or misuses the field {error}") from None
+    if not masks:
+        return dataset
     dataset.is_thing = [thing[number] for number in dataset.category_ids]
     dataset.masks = PanopticMasks(
         sizes=dataset.sizes,

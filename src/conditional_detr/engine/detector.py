@@ -144,7 +144,7 @@ class Detector:
 
         Args:
             image: a path, a PIL image, an array or a tensor.
-            threshold: least score of a segment; None is 0.85 for DETR and 0.4 for Conditional DETR.
+            threshold: least score of a segment; None is 0.85 for DETR and 0.3 for Conditional DETR.
 
         Raises:
             OSError, TypeError: see `detect`.

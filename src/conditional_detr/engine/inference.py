@@ -23,7 +23,7 @@ from ..processing.sizes import size_after_resize
 REPAIR = "Repair or remove it, or leave such images out with --skip_bad_images true"
 MOST_DETECTIONS = 100  # of an image: as many as COCO's evaluation takes
 # Least score of a panoptic segment: the paper's for softmax scores; sigmoid scores trained by focal loss are lower.
-PANOPTIC_THRESHOLD = {"detr": 0.85, "conditional_detr": 0.4}
+PANOPTIC_THRESHOLD = {"detr": 0.85, "conditional_detr": 0.3}
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

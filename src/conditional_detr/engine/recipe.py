@@ -142,11 +142,8 @@ class Recipe:
         for split in ("train", "val"):
             if bool(getattr(self, f"{split}_annotations")) != bool(getattr(self, f"{split}_images")):
                 raise ValueError(f"{split}_annotations and {split}_images go together: give both or neither")
-        if self.freeze_detector and (self.task == "detection" or not self.init_from):
-            raise ValueError(
-                "freeze_detector trains the mask head alone: it needs --task instance or panoptic, and --init_from with "
-                "a trained detector"
-            )
+        if self.freeze_detector and self.task == "detection":
+            raise ValueError("freeze_detector trains the mask head alone: it needs --task instance or panoptic")
         self.model_config()
 
     def model_config(self, **classes: Any) -> DetectionConfig:

@@ -36,9 +36,10 @@ def read_split(recipe: Recipe, split: str) -> CocoDataset:
 
 
 def read_split_files(annotations: str | Path, images: str | Path, task: Task, skip_bad: bool) -> CocoDataset:
-    """Read an annotation file with what the task needs: boxes, boxes and masks, or panoptic segments."""
-    if task == "panoptic":
-        return read_panoptic(annotations, images, skip_missing_images=skip_bad)
+    """Read an annotation file with what the task needs: boxes, boxes and masks, or panoptic segments. A file called
+    panoptic_… has boxes for detection, too: of things and stuff."""
+    if task == "panoptic" or (task == "detection" and Path(annotations).name.startswith("panoptic_")):
+        return read_panoptic(annotations, images, skip_missing_images=skip_bad, masks=task == "panoptic")
     return read_coco(annotations, images, skip_bad, masks=task == "instance")
 
 
@@ -69,6 +70,8 @@ def _build(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[Detection
         return model_class(config), notes
     if recipe.init_from:
         return _model_from_checkpoint(recipe, model_class, classes)
+    if recipe.freeze_detector:
+        raise ValueError("freeze_detector trains the mask head alone: give a trained detector with --init_from")
     if config.use_pretrained_backbone:
         model = model_class(config)
         notes.append(f"backbone: ImageNet weights of {config.backbone}; the transformer starts from nothing")

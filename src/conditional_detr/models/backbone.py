@@ -24,6 +24,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoints.hub import find_file
 from ..config import DetectionConfig
+from .onednn import OneDnnConv2d, computes_with_onednn
 
 # timm's bare names mean newer weights; the papers used torchvision's first ones.
 PAPER_WEIGHTS = {name: f"{name}.tv_in1k" for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
@@ -104,7 +105,7 @@ class Backbone(nn.Module):
             conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
             norms.add(norm)
         for parent in list(self.model.modules()):
-            for name, child in list(parent.named_children()):
+            for name, child in parent.named_children():
                 if child in norms:
                     setattr(parent, name, nn.Identity())
 
@@ -129,7 +130,7 @@ class Backbone(nn.Module):
         net = self.model
         mask = None if real is None else real[:, None].to(x.dtype)  # (B, 1, H, W)
         for conv, norm in _stem(net):
-            x = F.relu(_conv_norm(conv, norm, x, mask), inplace=True)
+            x = _conv_norm_relu(conv, norm, x, mask)
             mask = _strided(mask, conv.stride[0])
         x = F.max_pool2d(x if mask is None else x * mask, 3, 2, 1)  # after ReLU, zeros never win over real cells
         mask = _strided(mask, 2)
@@ -278,13 +279,11 @@ def block_forward(block: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         for layer in pool:
             shortcut = _average(layer, shortcut, mask)
         shortcut = _conv_norm(conv, norm, shortcut, out_mask if pool else mask)
-    x = F.relu(_conv_norm(block.conv1, block.bn1, x, mask), inplace=True)
+    x = _conv_norm_relu(block.conv1, block.bn1, x, mask)
     if isinstance(block, Bottleneck):
-        x = F.relu(_conv_norm(block.conv2, block.bn2, x, mask), inplace=True)
-        x = _conv_norm(block.conv3, block.bn3, x, out_mask)
-    else:
-        x = _conv_norm(block.conv2, block.bn2, x, out_mask)
-    return F.relu(x.add_(shortcut), inplace=True)  # a new feature map would cost as much as the addition
+        x = _conv_norm_relu(block.conv2, block.bn2, x, mask)
+        return _conv_norm_relu(block.conv3, block.bn3, x, out_mask, shortcut)
+    return _conv_norm_relu(block.conv2, block.bn2, x, out_mask, shortcut)
 
 
 def _average(pool: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -308,6 +307,18 @@ def _conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, mask: Tensor | None)
     if isinstance(norm, nn.GroupNorm) and (out_mask := _strided(mask, conv.stride[0])) is not None:
         return masked_group_norm(norm, x, out_mask)
     return norm(x)
+
+
+def _conv_norm_relu(
+    conv: nn.Conv2d, norm: nn.Module, x: Tensor, mask: Tensor | None, shortcut: Tensor | None = None
+) -> Tensor:
+    """`_conv_norm`, plus a shortcut, and ReLU; in place, since a new feature map costs more than the arithmetic."""
+    if isinstance(conv, OneDnnConv2d) and isinstance(norm, nn.Identity) and computes_with_onednn(conv, x):
+        return conv.with_relu(x if mask is None or conv.kernel_size == (1, 1) else x * mask, shortcut)
+    x = _conv_norm(conv, norm, x, mask)
+    if shortcut is not None:
+        x = x.add_(shortcut)
+    return F.relu(x, inplace=True)
 
 
 def masked_group_norm(norm: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:

@@ -5,28 +5,17 @@ What is done once instead of in every forward pass, and what it brings, is in do
 
 from __future__ import annotations
 
-import platform
 import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from .detection import DetectionHead
+from .onednn import use_onednn
 
 # A GPU replays a recorded graph for each canvas: with sides in steps of 64 pixels, shortest side 800 and longest 1333
 # give 41 canvases at most, and 6 % of padding on photographs of usual shapes.
 GPU_CANVAS_STEP = 64
-
-
-class OneDnnLinear(nn.Linear):
-    """`nn.Linear` by oneDNN. PyTorch takes MKL for float32, which leaves processors that are not Intel's at half their
-    rate (measured on AVX-512: 230 against 470 GFLOP/s)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled("cpu") or x.dtype != self.weight.dtype:
-            return super().forward(x)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
 
 def prepare_for_inference(model: DetectionHead, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
@@ -50,10 +39,8 @@ def prepare_for_inference(model: DetectionHead, device: torch.device, dtype: tor
     for values in (*model.parameters(), *model.buffers()):
         if values.is_floating_point() and values not in kept:
             values.data = values.data.to(dtype)
-    if device.type == "cpu" and _has_onednn_linear():
-        for module in model.modules():
-            if type(module) is nn.Linear:
-                module.__class__ = OneDnnLinear
+    if device.type == "cpu":
+        use_onednn(model)
     model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.register_state_dict_pre_hook(_refuse)
 
@@ -101,11 +88,6 @@ def _computes_in(device: torch.device, dtype: torch.dtype) -> bool:
     if device.type == "cuda" and dtype == torch.bfloat16:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return True
-
-
-def _has_onednn_linear() -> bool:
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
-    return x86 and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def _why_no_compiler(device: torch.device) -> str | None:
