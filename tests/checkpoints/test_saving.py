@@ -19,6 +19,7 @@ from small_models import FAMILIES, randomise, small_config, small_model
 import conditional_detr
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
 from conditional_detr.models.detection import DETECTORS
+from conditional_detr.models.segmentation import SEGMENTERS
 from conditional_detr.processing.auto import IMAGE_PROCESSORS
 
 
@@ -296,3 +297,20 @@ def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub():
     for auto in (AutoModelForObjectDetection, AutoImageProcessor):
         with pytest.raises(OSError, match=r"weights\.pth does not exist"):
             auto.from_pretrained("weights.pth")
+
+
+def test_the_card_of_a_segmentation_model_runs_in_the_folder(tmp_path):
+    torch.manual_seed(0)
+    model = randomise(SEGMENTERS["detr"](small_config("detr", output_stride=32, encoder_attention_heads=8)))
+    with torch.no_grad():
+        model.detector.class_labels_classifier.bias[0] = 9.0  # all queries are of the first class
+    model.save_pretrained(tmp_path)
+    IMAGE_PROCESSORS["detr"](size={"shortest_edge": 96, "longest_edge": 160}).save_pretrained(tmp_path)
+    Image.effect_noise((160, 120), 60).convert("RGB").save(tmp_path / "image.jpg")
+    card = (tmp_path / "README.md").read_text()
+    assert "pipeline_tag: image-segmentation" in card and "# DETR with resnet18 and masks" in card
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    (tmp_path / "snippet.py").write_text(snippet)
+    done = subprocess.run([sys.executable, "snippet.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Segment 1: LABEL_0, 0\.\d{3}", done.stdout)

@@ -34,10 +34,27 @@ for score, label, box in zip(result["scores"], result["labels"], result["boxes"]
     print(f"Detected {{label}} with confidence {{score}} at location {{box}}")
 ```"""
 
+USE_MASKS = """```python
+from PIL import Image
+from {package} import AutoImageProcessor, AutoModelForImageSegmentation
+
+name = "{name}"
+processor = AutoImageProcessor.from_pretrained(name)
+model = AutoModelForImageSegmentation.from_pretrained(name)
+
+image = Image.open("image.jpg")
+inputs = processor(images=image, return_tensors="pt")
+outputs = model(**inputs)
+(result,) = processor.post_process_panoptic_segmentation(outputs, target_sizes=[image.size[::-1]], threshold=0.5)
+for segment in result["segments_info"]:
+    print(f"Segment {{segment['id']}}: {{model.config.id2label[segment['label_id']]}}, {{segment['score']:.3f}}")
+```"""
+
 
 def model_card(
     config: DetectionConfig,
     *,
+    masks: bool = False,
     name: str = ".",
     dataset: str | None = None,
     metrics: Mapping[str, float] | None = None,
@@ -46,6 +63,7 @@ def model_card(
     """Write the card.
 
     Args:
+        masks: whether it is a segmentation model.
         name: what the snippet loads: a hub name, or "." for the folder that the card is in.
         dataset: what the model was trained or evaluated on, in the user's words.
         metrics: name -> figure, such as {"AP": 0.412}.
@@ -61,15 +79,16 @@ def model_card(
         if not isinstance(value, Real):
             raise TypeError(f"metric {metric!r} of the model card must be a number, got {type(value).__name__}")
     family, paper = FAMILY_NAMES[config.model_type]
-    title = f"{family} with {config.backbone}{' (DC5)' if config.dilation else ''}"
+    title = f"{family} with {config.backbone}{' (DC5)' if config.dilation else ''}{' and masks' if masks else ''}"
     others = "; the same lines work with `from transformers import …`" if transformers_reads_it else ""
+    snippet = USE_MASKS if masks else USE
     parts = [
-        _front_matter(config, title, dataset, metrics, transformers_reads_it),
+        _front_matter(config, title, masks, dataset, metrics, transformers_reads_it),
         MARK,
         f"# {title}",
-        f"An object detector, [{family}]({paper}), with {config.num_queries} queries and {config.num_labels} "
+        f"{'A segmentation model' if masks else 'An object detector'}, [{family}]({paper}), with {config.num_queries} queries and {config.num_labels} "
         f"class{'' if config.num_labels == 1 else 'es'}.",
-        f"## Use\n\n`pip install conditional-detr`{others}.\n\n{USE.format(package='conditional_detr', name=name)}",
+        f"## Use\n\n`pip install conditional-detr`{others}.\n\n{snippet.format(package='conditional_detr', name=name)}",
         f"## Classes\n\n{', '.join(' '.join(label.split()) for label in config.id2label.values())}",
         f"## Data\n\n{dataset or 'Not stated.'}",
         f"## Figures\n\n{_table(metrics) if metrics else 'Not stated.'}",
@@ -88,15 +107,17 @@ def write_card(folder: Path, card: str) -> None:
 def _front_matter(
     config: DetectionConfig,
     title: str,
+    masks: bool,
     dataset: str | None,
     metrics: Mapping[str, float] | None,
     transformers_reads_it: bool,
 ) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
+    task = "image-segmentation" if masks else "object-detection"
     results = [
         EvalResult(
-            task_type="object-detection",
+            task_type=task,
             dataset_type=dataset or "unknown",
             dataset_name=dataset or "unknown",
             metric_type=metric,
@@ -106,8 +127,8 @@ def _front_matter(
     ]
     data = ModelCardData(
         library_name="conditional-detr",
-        pipeline_tag="object-detection",
-        tags=["object-detection", "vision", config.model_type, *(["transformers"] if transformers_reads_it else [])],
+        pipeline_tag=task,
+        tags=[task, "vision", config.model_type, *(["transformers"] if transformers_reads_it else [])],
         model_name=title if results else None,
         eval_results=results or None,
     )

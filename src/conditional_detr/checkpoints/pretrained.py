@@ -261,7 +261,12 @@ class PretrainedModel(nn.Module):
     ) -> None:
         values, limits = self.config_for_transformers()
         card = model_card(
-            self.config, name=card_name, dataset=dataset, metrics=metrics, transformers_reads_it=not limits
+            self.config,
+            masks=hasattr(self, "mask_head"),
+            name=card_name,
+            dataset=dataset,
+            metrics=metrics,
+            transformers_reads_it=not limits,
         )
         bare = not hasattr(self, "model") and not hasattr(self, "mask_head")
         own = self.state_dict() if state_dict is None else state_dict
@@ -286,13 +291,13 @@ class PretrainedModel(nn.Module):
             _warn_of_limits("; ".join(limits), str(folder))
 
 
-_LIMITS_SAID: set[str] = set()
+_LIMITS_SAID: set[tuple[str, str]] = set()
 
 
 def _warn_of_limits(limits: str, folder: str) -> None:
-    """Once a process: a training run saves often."""
-    if limits not in _LIMITS_SAID:
-        _LIMITS_SAID.add(limits)
+    """Once for each folder: a training run saves its best model often."""
+    if (limits, folder) not in _LIMITS_SAID:
+        _LIMITS_SAID.add((limits, folder))
         logger.warning("%s opens in this package only; transformers cannot express %s", folder, limits)
 
 
