@@ -1,5 +1,7 @@
 """Samples and batches: right, and a function of seed, epoch and index alone."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -186,3 +188,35 @@ def test_bccd_samples_are_in_bounds(bccd):
 def test_read_rejects_the_split_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no 'val' split"):
         read(write_set(tmp_path, [box([1, 1, 5, 5])]), "val")
+
+
+def test_large_photographs_are_decoded_small_enough_and_boxes_stay_in_place(tmp_path):
+    """Also where EXIF turns the photograph: what is read is 1/4 of 1600 × 1200, and no image counts as of a wrong size."""
+    picture = Image.effect_noise((100, 75), 90).convert("RGB").resize((1600, 1200), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "plain.jpg", quality=95)
+    picture.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    images = [
+        {"id": 1, "file_name": "plain.jpg", "height": 1200, "width": 1600},
+        {"id": 2, "file_name": "turned.jpg", "height": 1600, "width": 1200},
+    ]
+    annotations = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [400, 300, 200, 600], "area": 120000, "iscrowd": 0}
+        for i in (1, 2)
+    ]
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    coco = read_coco(tmp_path / "train.json", tmp_path)
+    settings = Augmentation(horizontal_flip=0, crop=0, scales=[240, 300], max_size=1000)
+    transform = training_transform(settings)
+    whole, scaled = TrainingSet(coco, transform, 0), TrainingSet(coco, transform, 0, settings.least_side)
+    assert settings.least_side == 300
+    for index in range(2):
+        assert read_sized_image(coco.image_path(index), *coco.sizes[index], least_side=300).shape[-2:] == tuple(
+            coco.sizes[index] // 4
+        )
+        (a, label_a, odd_a), (b, label_b, odd_b) = whole[0, index], scaled[0, index]
+        assert a.shape == b.shape and not odd_a and not odd_b
+        assert (a.float() - b.float()).abs().mean() < 2  # grey levels
+        torch.testing.assert_close(label_a["boxes"], label_b["boxes"], rtol=0, atol=1e-5)

@@ -42,6 +42,11 @@ class Augmentation:
         if min([*self.scales, *self.crop_scales, self.max_size, self.crop_min]) < 1 or self.crop_min > self.crop_max:
             raise ValueError("augmentation: sizes must be positive and crop_min at most crop_max")
 
+    @property
+    def least_side(self) -> int:
+        """Short side in pixels that is enough for every draw: no image is enlarged that need not be."""
+        return max([*self.scales, *(self.crop_scales if self.crop else [])])
+
     def describe(self) -> str:
         """One line for the start of a run."""
         parts = [f"{self.horizontal_flip:g} horizontal flip"] if self.horizontal_flip else []

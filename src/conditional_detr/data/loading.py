@@ -36,6 +36,7 @@ class Batch:
     images: Tensor  # (B, 3, H, W) uint8
     pixel_mask: Tensor | None  # (B, H, W) int64, 1 = real; None where nothing is padded
     labels: list[dict[str, Any]]
+    padding: float  # share of the canvas that is padding
     bad_images: list[str]  # what was wrong with the images that were left out
     mismatched_sizes: int  # images whose file has another size than the JSON says
 
@@ -51,15 +52,26 @@ def seed_of(*parts: object) -> int:
     return zlib.crc32("/".join(map(str, parts)).encode())
 
 
-def read_sized_image(path: Any, height: int, width: int) -> Tensor:
+def read_sized_image(path: Any, height: int, width: int, least_side: int | None = None) -> Tensor:
     """Read an image that the annotations say is height × width: turned by its EXIF tag exactly where that gives this
-    size. (3, h, w) uint8; h and w differ from what is said where neither orientation fits."""
-    image = read_image(path)
-    if image.shape[-2:] != (height, width):
-        untouched = read_image(path, exif=False)
-        if untouched.shape[-2:] == (height, width):
+    size. (3, h, w) uint8; h and w differ from what is said where neither orientation fits.
+
+    Args:
+        least_side: as in `read_image`; the size is then that of the image made smaller.
+    """
+    image = read_image(path, least_side=least_side)
+    if not _is_of_size(image, height, width, least_side):
+        untouched = read_image(path, exif=False, least_side=least_side)
+        if _is_of_size(untouched, height, width, least_side):
             return untouched
     return image
+
+
+def _is_of_size(image: Tensor, height: int, width: int, least_side: int | None) -> bool:
+    """Whether an image (3, h, w) is height × width, or that as `read_image` makes it smaller."""
+    most = 1 if least_side is None else min(height, width) // least_side
+    smaller = next((s for s in (8, 4, 2) if s <= most), 1)
+    return any(image.shape[-2:] == (-(-height // s), -(-width // s)) for s in (1, smaller))
 
 
 class TrainingSet(Dataset):
@@ -70,10 +82,14 @@ class TrainingSet(Dataset):
     without a pixel in sight are left out. Masks add to a sample's memory n · h · w bytes (twice that for a moment where
     objects are left out) and at most two masks of the file's size, or of 4 million pixels where that is more: see
     `masks.InstanceMasks.decode`.
+
+    Args:
+        least_side: the least short side in pixels that the transform needs; larger JPEG files are decoded smaller, see
+            `read_image`. None decodes all of every file.
     """
 
-    def __init__(self, coco: CocoDataset, transform: v2.Transform, seed: int) -> None:
-        self.coco, self.transform, self.seed = coco, transform, seed
+    def __init__(self, coco: CocoDataset, transform: v2.Transform, seed: int, least_side: int | None = None) -> None:
+        self.coco, self.transform, self.seed, self.least_side = coco, transform, seed, least_side
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, dict[str, Any], bool] | str:
         """Return image (3, H, W) uint8, label and whether the file's size was unexpected; or what is wrong with it: an
@@ -82,15 +98,15 @@ class TrainingSet(Dataset):
         coco = self.coco
         height, width = coco.sizes[index].tolist()
         try:
-            image = read_sized_image(coco.image_path(index), height, width)
+            image = read_sized_image(coco.image_path(index), height, width, self.least_side)
         except (OSError, ValueError) as error:
             return str(error)
         rows = np.arange(coco.first[index], coco.first[index + 1])
         rows = rows[~coco.crowds[rows]]
         boxes = torch.from_numpy(coco.boxes[rows])
         actual = (image.shape[-2], image.shape[-1])
-        mismatched = actual != (height, width)
-        if mismatched:  # the same picture at another size: its boxes scale with it
+        mismatched = not _is_of_size(image, height, width, self.least_side)
+        if actual != (height, width):  # the same picture at another size: its boxes scale with it
             boxes = boxes * boxes.new_tensor([actual[1] / width, actual[0] / height] * 2)
         sample_seed = seed_of(self.seed, epoch, index)
         image, boxes, kept = augment(self.transform, image, boxes, sample_seed)
@@ -103,7 +119,8 @@ class TrainingSet(Dataset):
         if coco.masks is not None:
 
             def change(full: Tensor) -> Tensor:
-                full = resize(full, actual, Image.Resampling.NEAREST) if mismatched else full
+                if actual != (height, width):
+                    full = resize(full, actual, Image.Resampling.NEAREST)
                 return augment_masks(self.transform, full, sample_seed)
 
             try:
@@ -132,9 +149,10 @@ def collate(samples: list[tuple[Tensor, dict[str, Any], bool] | str]) -> Batch:
         good = [(torch.zeros(3, 64, 64, dtype=torch.uint8), label, False)]
     images, labels, mismatched = zip(*good, strict=True)
     if all(image.shape == images[0].shape for image in images):
-        return Batch(torch.stack(images), None, list(labels), bad, sum(mismatched))
+        return Batch(torch.stack(images), None, list(labels), 0.0, bad, sum(mismatched))
     canvas, mask = pad(images)
-    return Batch(canvas, mask, list(labels), bad, sum(mismatched))
+    padding = 1 - sum(image.numel() for image in images) / canvas.numel()
+    return Batch(canvas, mask, list(labels), padding, bad, sum(mismatched))
 
 
 class TrainingBatches(Sampler):

@@ -22,7 +22,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 FREE_ON_RESUME = (
     "data", "train_annotations", "train_images", "val_annotations", "val_images",  # what is in them is compared instead
     "output", "resume", "init_from", "workers", "keep_checkpoints", "checkpoint_steps", "log_steps", "eval_batch_size",
-    "gradient_checkpointing", "compile", "tensorboard",
+    "accumulate", "gradient_checkpointing", "compile", "tensorboard",
 )  # fmt: skip
 
 

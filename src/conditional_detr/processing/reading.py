@@ -28,7 +28,9 @@ _UPRIGHT = {
 _CHANNELS = (1, 3, 4)
 
 
-def read_image(source: str | os.PathLike[str] | Image.Image, exif: bool = True) -> Tensor:
+def read_image(
+    source: str | os.PathLike[str] | Image.Image, exif: bool = True, least_side: int | None = None
+) -> Tensor:
     """An image file or PIL image as RGB.
 
     Grey and bilevel images are repeated over the channels, palettes looked up, CMYK converted, alpha dropped.
@@ -38,6 +40,8 @@ def read_image(source: str | os.PathLike[str] | Image.Image, exif: bool = True) 
     Args:
         source: path of an image file, or a PIL image of any mode.
         exif: turn the image upright as its EXIF orientation says. Applies to files only: a PIL image is taken as it is.
+        least_side: decode a JPEG file at 1/2, 1/4 or 1/8 of its size (sides rounded up), as long as no side gets shorter
+            than this: several times faster for large photographs that will be made small anyway.
 
     Returns:
         uint8 (3, H, W), 0..255; not necessarily contiguous.
@@ -52,6 +56,8 @@ def read_image(source: str | os.PathLike[str] | Image.Image, exif: bool = True) 
     try:
         with Image.open(path) as image:
             orientation = _exif_orientation(image) if exif else 1
+            if least_side is not None and image.format == "JPEG":
+                image.draft(image.mode, (least_side, least_side))
             if orientation in _UPRIGHT:
                 return _pil_to_tensor(image.transpose(_UPRIGHT[orientation]))
             return _pil_to_tensor(image)
