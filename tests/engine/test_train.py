@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -288,6 +289,40 @@ def test_schedules():
     assert factors == pytest.approx([0.2, 1, 1, 1, 0.1, 0.1, 0.01])
     cosine = Recipe(epochs=10, schedule="cosine", warmup_steps=0)
     assert [learning_rate_factor(cosine, step, 10) for step in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
+
+
+def test_running_out_of_memory_leaves_a_checkpoint_and_advice(scenes, tmp_path):
+    """In a process that may have only 400 MB more than it has when training starts."""
+    program = """
+import resource, sys
+from pathlib import Path
+from small_recipes import small_recipe
+from conditional_detr.data.augmentation import Augmentation
+from conditional_detr.engine.train import TrainingError, train
+
+def run(epochs, scale, resume=""):
+    big = Augmentation(scales=[scale], max_size=4000, crop=0)
+    recipe = small_recipe(sys.argv[1], sys.argv[2], epochs=epochs, resume=resume, eval_epochs=9, augmentation=big)
+    return train(recipe)
+
+run(1, 64)
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 400 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    sys.argv[2] += "-large"
+    run(2, 1500)
+except TrainingError as error:
+    print(error)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(scenes), str(tmp_path / "run")],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("out of memory at step 1 (batches of (8, 3, 1500, 1500))"), done.stderr
+    assert "--accumulate" in line and (tmp_path / "run-large/checkpoints/step-00000000.pt").is_file()
 
 
 def test_every_shipped_recipe_is_valid():

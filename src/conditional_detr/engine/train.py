@@ -137,7 +137,7 @@ class _Run:
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         if recipe.compile:
-            self.model.compile()
+            self.model.compile(dynamic=True)  # one graph for canvases of every size
         self.ddp, self.optimizer = self.accelerator.prepare(self.model, optimizer)
 
     # ------------------------------------------------------------------------------------------------ before
@@ -236,15 +236,19 @@ class _Run:
         batches: Iterator[Batch] = iter(loader)
         self.ddp.train()
         started = time.perf_counter()
-        data_time = 0.0
+        data_time = padding = 0.0
         while progress.step < self.total_steps and not self._stopping_early():
             before_data = time.perf_counter()
             micro_batches = [next(batches) for _ in range(recipe.accumulate)]
             data_time += time.perf_counter() - before_data
+            padding += sum(batch.padding for batch in micro_batches) / len(micro_batches)
             bad = [message for batch in micro_batches for message in batch.bad_images]
             if bad and not recipe.skip_bad_images:
                 raise TrainingError(f"{bad[0]}. {REPAIR}")
-            losses = self._step(micro_batches)
+            try:
+                losses = self._step(micro_batches)
+            except RuntimeError as error:
+                raise self._device_failure(error, micro_batches) from error
             progress.step += 1
             epoch = progress.step / self.steps_per_epoch
             if progress.step % recipe.log_steps == 0 or progress.step == self.total_steps:
@@ -255,11 +259,12 @@ class _Run:
                 self.journal.record(
                     "train", progress.step, epoch, **values, lr=self.optimizer.param_groups[0]["lr"],
                     images_per_second=round(speed, 2), data_share=round(data_share, 3),
+                    padding_share=round(padding / recipe.log_steps, 3),
                 )  # fmt: skip
                 self.accelerator.log(values, step=progress.step)
                 self.journal.show(progress.step, epoch, values["loss"], data_share)
                 started = now
-                data_time = 0.0
+                data_time = padding = 0.0
             epoch_ended = progress.step % self.steps_per_epoch == 0
             ended = progress.step == self.total_steps
             if epoch_ended and (round(epoch) % recipe.eval_epochs == 0 or ended):
@@ -368,6 +373,28 @@ class _Run:
             "images; else lower lr, set clip_norm, or use --precision bf16 or fp32 instead of fp16"
         )
 
+    def _device_failure(self, error: RuntimeError, micro_batches: list[Batch]) -> Exception:
+        """What to raise in place of an error of the device, with advice; `error` itself if it is another."""
+        text = str(error)
+        step, shapes = self.progress.step + 1, [tuple(batch.images.shape) for batch in micro_batches]
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            self.optimizer.zero_grad(set_to_none=True)  # the weights are still those from before the step
+            saved = self._write_checkpoint() if self.main else None
+            where = f"; the state from before it is in {saved}" if saved else ""
+            return TrainingError(
+                f"out of memory at step {step} (batches of {', '.join(map(str, shapes))}){where}. Continue with "
+                "--resume auto and a larger --accumulate (the same result) or --gradient_checkpointing true; or start anew "
+                "with a smaller --batch_size, --precision bf16, or smaller --augmentation.scales"
+            )
+        if isinstance(error, torch.AcceleratorError):
+            earlier = checkpoints(self.output / "checkpoints")
+            last = f"the last checkpoint is {earlier[-1]}" if earlier else "no checkpoint had been saved"
+            return TrainingError(
+                f"the device failed at step {step} ({text.splitlines()[0]}): {last}. Look at the machine's log, then "
+                "continue with --resume auto; --checkpoint_steps 500 would lose less"
+            )
+        return error
+
     # ------------------------------------------------------------------------------------------------ between
 
     def _best(self) -> str:
@@ -411,21 +438,24 @@ class _Run:
         self.processor.save_pretrained(folder)
 
     def _save(self) -> Path:
-        folder = self.output / "checkpoints"
-        path = folder / f"step-{self.progress.step:08d}.pt"
+        path = self.output / "checkpoints" / f"step-{self.progress.step:08d}.pt"
         if self.main:
-            state = {
-                "recipe": self.recipe.to_dict(),
-                "data": self._data_fingerprint(),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "ema": None if self.ema is None else self.ema.state_dict(),
-                "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
-                "progress": vars(self.progress),
-            }
-            save_checkpoint(folder, self.progress.step, state, self.recipe.keep_checkpoints)
+            self._write_checkpoint()
         self.accelerator.wait_for_everyone()
         return path
+
+    def _write_checkpoint(self) -> Path:
+        folder = self.output / "checkpoints"
+        state = {
+            "recipe": self.recipe.to_dict(),
+            "data": self._data_fingerprint(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
+            "progress": vars(self.progress),
+        }
+        return save_checkpoint(folder, self.progress.step, state, self.recipe.keep_checkpoints)
 
     # ------------------------------------------------------------------------------------------------ after
 
@@ -467,7 +497,8 @@ def _accelerator(recipe: Recipe) -> Accelerator:
 
 
 def _loader(recipe: Recipe, data: CocoDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
-    dataset = TrainingSet(data, training_transform(recipe.augmentation), recipe.seed)
+    settings = recipe.augmentation
+    dataset = TrainingSet(data, training_transform(settings), recipe.seed, settings.least_side)
     workers = worker_count(recipe.workers)
     return DataLoader(
         dataset,
