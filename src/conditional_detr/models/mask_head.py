@@ -58,7 +58,8 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.conv = _new_conv(inputs, outputs, 3)
         self.norm = nn.GroupNorm(math.gcd(GROUPS, outputs), outputs)
-        self.activation = FUNCTIONS[activation]
+        # In place: at stride 4 every new tensor costs as much as the convolution beside it.
+        self.activation = partial(F.relu, inplace=True) if activation == "relu" else FUNCTIONS[activation]
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """x: (N, C, h, w), zero on padded cells. mask: (N, 1, h, w), 1 on real cells; None if all are."""
@@ -151,13 +152,18 @@ class MaskHead(nn.Module):
         attention: Tensor,
         image: Tensor,
     ) -> Tensor:
-        own = [None if mask is None else mask[image] for mask in masks]
-        x = self.conv1.finish(F.conv2d(attention, with_query, padding=1) + once[image], own[0])
+        own = [None if mask is None else _of_images(mask, image) for mask in masks]
+        x = self.conv1.finish(F.conv2d(attention, with_query, padding=1).add_(_of_images(once, image)), own[0])
         x = self.conv2(x, own[0])
         for stage, features, mask in zip(self.fpn_stages, finer, own[1:], strict=True):
-            x = F.interpolate(x, size=features.shape[-2:], mode="nearest") + features[image]
+            x = F.interpolate(x, size=features.shape[-2:], mode="nearest").add_(_of_images(features, image))
             x = stage.refine(x if mask is None else x * mask, mask)
         return self.output_conv(x)[:, 0]
+
+
+def _of_images(features: Tensor, image: Tensor) -> Tensor:
+    """(B, C, h, w) at `image` (N,) -> (N, C, h, w); of a single image not copied, but broadcast."""
+    return features if len(features) == 1 else features[image]
 
 
 def _new_conv(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
