@@ -12,7 +12,7 @@ import numpy as np
 
 from conditional_detr.engine.coco_metrics import coco_metrics
 
-from .measure import arguments, in_turns, report
+from .measure import Contender, arguments, compare
 
 
 def data_set(images: int, boxes: int, classes: int = 80) -> tuple[dict, list[dict]]:
@@ -55,19 +55,24 @@ def with_pycocotools(content: dict, results: list[dict]) -> float:
     return float(evaluation.stats[0])
 
 
-def main() -> None:
-    options = arguments(__doc__, images=2000, boxes=100, repeats=3)
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(__doc__, argv, quick={"images": 20, "boxes": 10}, images=2000, boxes=100, repeats=3)
     content, results = data_set(options.images, options.boxes)
-    figures = {
-        "ap_ours": round(coco_metrics(content, results).summary["AP"], 6),
-        "ap_pycocotools": round(with_pycocotools(content, results), 6),
-    }
-    runs = {"ours": lambda: coco_metrics(content, results), "pycocotools": lambda: with_pycocotools(content, results)}
-    timings = in_turns(runs, options.repeats, warm_up=0)
-    report(f"COCO AP: {options.images} images, {options.boxes} boxes each", timings, "ours", options, **figures)
+    facts = {}
+    if not options.peak_of:
+        facts["ap_ours"] = round(coco_metrics(content, results).summary["AP"], 6)
+        facts["ap_pycocotools"] = round(with_pycocotools(content, results), 6)
+    contenders = [
+        Contender("ours, with a table of classes", lambda: lambda: coco_metrics(content, results)),
+        Contender("pycocotools", lambda: lambda: with_pycocotools(content, results)),
+    ]
+    title = f"COCO AP: {options.images} images, {options.boxes} boxes each"
+    compare(title, contenders, options, peer="pycocotools", facts=facts)
     command = [sys.executable, "-m", "conditional_detr.cli", "--help"]
-    timings = in_turns({"cdetr --help": lambda: subprocess.run(command, capture_output=True, check=True)}, 9)
-    report("Start: cdetr --help", timings, "cdetr --help", options)
+    start = Contender(
+        "cdetr --help", lambda: lambda: subprocess.run(command, capture_output=True, check=True), peak=False
+    )
+    compare("Start: of the command line", [start], options, repeats=9)
 
 
 if __name__ == "__main__":

@@ -2,65 +2,135 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from conditional_detr import ConditionalDetrConfig, ConditionalDetrForObjectDetection
+from conditional_detr import ConditionalDetrForObjectDetection
 from conditional_detr.checkpoints.original import PAPER_TRAINING
+from conditional_detr.engine.optimization import build_optimizer
+from conditional_detr.engine.recipe import Recipe
 
-from .measure import arguments, in_turns, peak_memory_gib, report
+from .measure import Contender, arguments, compare
+from .models import CLASSES, Original, config, save, theirs
+
+FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
+Loss = Callable[[], Tensor]
 
 
-def step(model: Any, pixels: torch.Tensor, labels: list, fused: bool) -> Callable[[], float]:
-    """One optimizer step on a batch that stays the same."""
-    model.train()
+def batch_of(options: argparse.Namespace, device: str = "cpu") -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
+    """Pixels (B, 3, H, W), their mask of ones, and labels with boxes inside the image."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randn(options.batch, 3, options.height, options.width, generator=generator).to(device)
+    mask = torch.ones(options.batch, options.height, options.width, dtype=torch.int64, device=device)
+    labels = [
+        {
+            "class_labels": torch.randint(CLASSES, (options.targets,), generator=generator).to(device),
+            "boxes": (torch.rand(options.targets, 4, generator=generator) * 0.4 + 0.2).to(device),
+        }
+        for _ in range(options.batch)
+    ]
+    return pixels, mask, labels
+
+
+def step(model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, dtype: torch.dtype) -> Callable[[], None]:
+    """One optimizer step on a batch that stays the same; in bfloat16 under autocast, as the recipes train."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6, weight_decay=1e-4, fused=fused)
-    mask = torch.ones(len(pixels), *pixels.shape[-2:], dtype=torch.int64)
+    device = trained[0].device.type
 
-    def run() -> float:
-        loss = model(pixel_values=pixels, pixel_mask=mask, labels=labels).loss
-        loss.backward()
+    def run() -> None:
+        with torch.autocast(device, dtype, enabled=dtype != FLOAT32):
+            value = loss()
+        value.backward()
         torch.nn.utils.clip_grad_norm_(trained, 0.1)
         optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        optimizer.zero_grad(set_to_none=True)
 
     return run
 
 
-def main() -> None:
-    options = arguments(__doc__, batch=2, height=480, width=640, targets=10, repeats=5)
-    from transformers import ConditionalDetrForObjectDetection as Theirs
+def our_step(
+    folder: Path, options: argparse.Namespace, dtype: torch.dtype, compiled: bool = False, device: str = "cpu"
+) -> Callable[[], Any]:
+    model = ConditionalDetrForObjectDetection.from_pretrained(folder, **PAPER_TRAINING)
+    model.to(device).to(memory_format=torch.channels_last).train()
+    if compiled:
+        model.compile()
+    pixels, _, labels = batch_of(options, device)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    return step(model, lambda: model(pixels, labels=labels).loss, build_optimizer(Recipe(), model), dtype)
 
-    torch.manual_seed(0)
-    model = ConditionalDetrForObjectDetection(ConditionalDetrConfig(num_labels=91, **PAPER_TRAINING))
-    pixels = torch.randn(options.batch, 3, options.height, options.width)
-    labels = [
-        {"class_labels": torch.randint(91, (options.targets,)), "boxes": torch.rand(options.targets, 4) * 0.4 + 0.2}
-        for _ in range(options.batch)
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        peers = {
-            layout: Theirs.from_pretrained(folder, auxiliary_loss=True, attention_dropout=0.1, activation_dropout=0.1)
-            for layout in ("as it comes", "channels-last, fused AdamW")
-        }
-    last = torch.channels_last
-    peers["channels-last, fused AdamW"].to(memory_format=last)
-    runs = {
-        "ours": step(model.to(memory_format=last), pixels.contiguous(memory_format=last), labels, fused=True),
-        "transformers, as it comes": step(peers["as it comes"], pixels, labels, fused=False),
-        "transformers, channels-last, fused AdamW": step(
-            peers["channels-last, fused AdamW"], pixels.contiguous(memory_format=last), labels, fused=True
-        ),
-    }
-    timings = in_turns(runs, options.repeats)
-    setting = f"R50, batch {options.batch}, {options.height}×{options.width}, float32"
-    report(f"Training step: {setting}", timings, "ours", options, peak_gib_all=round(peak_memory_gib(), 2))
+
+def their_step(
+    folder: Path,
+    options: argparse.Namespace,
+    dtype: torch.dtype = FLOAT32,
+    best: bool = False,
+    compiled: bool = False,
+    device: str = "cpu",
+) -> Callable[[], Any]:
+    """transformers with the paper's dropout and auxiliary losses; at its `best`: channels-last, fused AdamW."""
+    model = theirs(folder, **PAPER_TRAINING).to(device).train()
+    pixels, mask, labels = batch_of(options, device)
+    if best:
+        model.to(memory_format=torch.channels_last)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    if compiled:
+        model.model.compile()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=1e-4, fused=best)
+    return step(model, lambda: model(pixels, pixel_mask=mask, labels=labels).loss, optimizer, dtype)
+
+
+def original_step(folder: Path, options: argparse.Namespace) -> Callable[[], Any]:
+    original = Original(options.original, folder, **PAPER_TRAINING)
+    model = original.model.train()
+    pixels, _, labels = batch_of(options)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=1e-4)
+    return step(model, lambda: original.loss(model(pixels), labels), optimizer, FLOAT32)
+
+
+def main(argv: list[str] | None = None) -> None:
+    quick = {"height": 96, "width": 128}
+    options = arguments(__doc__, argv, quick, batch=2, height=480, width=640, targets=10, repeats=5)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save(folder, options.quick, **PAPER_TRAINING)
+        contenders = [
+            Contender("ours, float32", partial(our_step, folder, options, FLOAT32)),
+            Contender("ours, bfloat16", partial(our_step, folder, options, BFLOAT16), BFLOAT16),
+            Contender("transformers, as it comes", partial(their_step, folder, options)),
+            Contender(
+                "transformers, float32, channels-last, fused AdamW", partial(their_step, folder, options, best=True)
+            ),
+            Contender(
+                "transformers, bfloat16, channels-last, fused AdamW",
+                partial(their_step, folder, options, BFLOAT16, best=True), BFLOAT16,
+            ),
+        ]  # fmt: skip
+        if options.compile:
+            for label, dtype in (("float32", FLOAT32), ("bfloat16", BFLOAT16)):
+                ours = partial(our_step, folder, options, dtype, compiled=True)
+                contenders.append(Contender(f"ours, {label}, compiled", ours, dtype, peak=False))
+                their = partial(their_step, folder, options, dtype, best=True, compiled=True)
+                contenders.append(Contender(f"transformers, {label}, compiled", their, dtype, peak=False))
+        if options.original:
+            contenders.append(Contender("the original", partial(original_step, folder, options)))
+        work = None
+        if not options.peak_of:
+            run = our_step(folder, options, FLOAT32)
+            with FlopCounterMode(display=False) as counter:
+                run()
+            work = counter.get_total_flops() / 2
+        setting = f"{config(options.quick).backbone}, batch {options.batch}, {options.height}×{options.width}"
+        compare(f"Training step: {setting}", contenders, options, multiply_adds=work)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,70 @@
+"""The benchmarks run, and write what they measured. What it is, is not tested: clocks are for those who read them."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def benchmark(monkeypatch, tmp_path):
+    """(name) -> run it in small, and give what it wrote, by file name."""
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def run(name, *more):
+        importlib.import_module(f"benchmarks.{name}").main(
+            ["--quick", "--threads", "1", "--output", str(tmp_path), *more]
+        )
+        for kind in ("md", "png"):
+            assert {f.stem for f in tmp_path.glob("*.json")} == {f.stem for f in tmp_path.glob(f"*.{kind}")}
+        return {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "tables"),
+    [
+        ("inference", {"one_image", "many_images"}),
+        ("training", {"training_step"}),
+        ("losses", {"losses"}),
+        ("masks", {"masks", "mask_losses"}),
+        ("loading", {"loading"}),
+        ("evaluation", {"coco_ap", "start"}),
+    ],
+)
+def test_a_benchmark_writes_each_contenders_times_and_the_machine(benchmark, name, tables):
+    written = benchmark(name)
+    assert set(written) == tables
+    for table in written.values():
+        assert all(row["median_seconds"] > 0 for row in table["rows"])
+        assert table["facts"]["float32_gflops"] > 0
+        assert float(table["facts"].get("largest_score_difference", 0)) < 1e-4
+        assert table["facts"]["command"].startswith(f"python -m benchmarks.{name} --quick")
+
+
+def test_both_libraries_lose_the_same_in_what_is_timed(benchmark):
+    facts = benchmark("losses")["losses"]["facts"]
+    assert facts["loss_ours"] == pytest.approx(facts["loss_transformers"], abs=2e-3)
+
+
+def test_the_peak_memory_of_one_contender_is_printed_alone(benchmark, capsys, tmp_path):
+    title = "Losses: with their backward pass, 6 layers, batch 2, 20 queries, 3 targets, 91 classes"
+    assert benchmark("losses", "--peak_of", f"{title}/ours") == {}
+    assert 0.1 < float(capsys.readouterr().out) < 8
+
+
+def test_the_original_is_asked_for_where_it_is_not(benchmark, tmp_path):
+    with pytest.raises(SystemExit, match=r"no models/conditional_detr\.py there"):
+        benchmark("loading", "--original", str(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="spawns processes over gloo")
+@pytest.mark.slow
+def test_growth_is_written_beside_theory(benchmark):
+    rows = benchmark("scaling")["scaling"]["rows"]
+    assert all({"growth", "theory", "why"} <= set(row) for row in rows)
