@@ -48,9 +48,10 @@ def mask_loss(folder: Path, options: argparse.Namespace, every_query: bool) -> C
     """
     model = ConditionalDetrForSegmentation.from_pretrained(folder)
     model.freeze_detector()
-    model.train().mask_head.gradient_checkpointing = every_query
+    model.to(memory_format=torch.channels_last).train().mask_head.gradient_checkpointing = every_query
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(options.batch, 3, options.height, options.width, generator=generator)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         states = model.detector.model.states(pixels, None, False, all_stages=True)
     queries = states.decoded.normed[-1].shape[1] if every_query else options.objects
