@@ -153,7 +153,7 @@ def _eval(arguments: list[str]) -> None:
     parser.add_argument(
         "--workers", type=int, default=-1, help="processes that decode; -1: one for each core, at most 8"
     )
-    parser.add_argument("--precision", type=str, default="fp32", help="fp32, bf16 or fp16")
+    _add_speed(parser)
     parser.add_argument("--predictions", type=str, default="", help="also write predictions here, as COCO results JSON")
     parser.add_argument("--metrics", type=str, default="", help="also write the figures here, as JSON")
     parser.add_argument("--device", type=str, default="", help="such as cpu or cuda:1; the best there is by default")
@@ -165,8 +165,6 @@ def _eval(arguments: list[str]) -> None:
         raise UsageError("--annotations and --images go together: give both or neither")
     if not values["annotations"] and not values["data"]:
         raise UsageError("give --data FOLDER, or --annotations FILE with --images FOLDER")
-    if values["precision"] not in ("fp32", "bf16", "fp16"):
-        raise UsageError(f"--precision is {values['precision']!r}; it is fp32, bf16 or fp16")
     if values["task"] not in ("", "detection", "instance", "panoptic"):
         raise UsageError(f"--task is {values['task']!r}; it is detection, instance or panoptic")
 
@@ -177,14 +175,14 @@ def _eval(arguments: list[str]) -> None:
     from .data.coco import find_split
     from .engine.detector import Detector
     from .engine.evaluate import evaluate
-    from .engine.inference import PRECISIONS, worker_count
+    from .engine.inference import worker_count
     from .engine.starting import read_split_files
 
     state = (
         PartialState(cpu=not torch.accelerator.is_available()) if "WORLD_SIZE" in os.environ else None
     )  # started by torchrun or accelerate
     device = values["device"] or (str(state.device) if state else None)
-    detector = Detector.from_pretrained(values["model"], device=device)
+    detector = Detector.from_pretrained(values["model"], device=device, **_speed(values))
     task = values["task"] or detector.model.task
     files = (values["annotations"], values["images"])
     if not values["annotations"]:
@@ -202,7 +200,6 @@ def _eval(arguments: list[str]) -> None:
             batch_size=values["batch_size"],
             workers=worker_count(values["workers"]),
             skip_bad=values["skip_bad_images"],
-            precision=PRECISIONS[values["precision"]],
             panoptic_threshold=values["panoptic_threshold"],
             progress=advance,
         )
@@ -242,6 +239,7 @@ def _predict(arguments: list[str]) -> None:
         "--workers", type=int, default=-1, help="processes that decode; -1: one for each core, at most 8"
     )
     parser.add_argument("--device", type=str, default="", help="such as cpu or cuda:1; the best there is by default")
+    _add_speed(parser)
     parser.add_argument("--draw", type=bool, default=True, help="draw pictures")
     parser.add_argument(
         "--skip_bad_images", type=bool, default=False, help="report unreadable images instead of stopping"
@@ -255,7 +253,8 @@ def _predict(arguments: list[str]) -> None:
     from .engine.predict import find_images, predict
 
     images = find_images(values.pop("images"))
-    detector = Detector.from_pretrained(values.pop("model"), device=values.pop("device") or None)
+    speed = _speed(values)
+    detector = Detector.from_pretrained(values.pop("model"), device=values.pop("device") or None, **speed)
     output = Path(values.pop("output"))
     values["workers"] = worker_count(values["workers"])
     with _progress("predicting", len(images), True) as advance:
@@ -266,6 +265,23 @@ def _predict(arguments: list[str]) -> None:
     print(f"detections in {len(rows) - len(bad)} images: {found}, in {output / 'predictions.jsonl'}{pictures}")
     if bad:
         print(f"{len(bad)} images could not be read; first: {bad[0]['error']}")
+
+
+def _add_speed(parser: Any) -> None:
+    parser.add_argument("--precision", type=str, default="fp32", help="fp32, bf16 or fp16")
+    parser.add_argument(
+        "--compile", type=bool, default=False, help="compile the model first, which takes minutes: for many images"
+    )
+
+
+def _speed(values: dict[str, Any]) -> dict[str, Any]:
+    """Take what `_add_speed` added out of `values`, as arguments of `Detector.from_pretrained`."""
+    from .engine.inference import PRECISIONS
+
+    precision = values.pop("precision")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision is {precision!r}; it is {', '.join(PRECISIONS)}")
+    return {"dtype": PRECISIONS[precision], "compile": values.pop("compile")}
 
 
 def _demo(arguments: list[str]) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from small_recipes import small_recipe
 
-from conditional_detr import Detector
+from conditional_detr import ConditionalDetrForSegmentation, Detector
 from conditional_detr.cli import main
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.coco import read_coco
@@ -131,7 +131,7 @@ def test_instance_masks_train_jointly_and_then_alone_on_a_frozen_detector(scenes
     )
     train(recipe)
     before, after = (
-        Detector.from_pretrained(f, device="cpu").model.state_dict() for f in (start, tmp_path / "frozen/model")
+        ConditionalDetrForSegmentation.from_pretrained(f).state_dict() for f in (start, tmp_path / "frozen/model")
     )
     changed = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert changed and all(name.startswith(("mask_head.", "bbox_attention.")) for name in changed)

@@ -14,12 +14,16 @@ from torch import Tensor
 from ..checkpoints.reading import HUB_OPTIONS, has_masks, model_family
 from ..config import Task
 from ..models.detection import DETECTORS, DetectionHead
+from ..models.inference import check_dtype, compile_model, prepare_for_inference
 from ..models.segmentation import SEGMENTERS, SegmentationHead
 from ..processing.annotations import mask_from_segmentation
 from ..processing.auto import IMAGE_PROCESSORS
 from ..processing.image_processor import DetectionImageProcessor
 from ..processing.reading import as_rgb_tensor
-from .inference import detect_batch, prepare
+from .inference import batches_of_canvases, canvas_of, detect_batch, prepare
+from .memory import check_size
+
+BATCH = 8  # images of one shape that are computed at once, at most
 
 
 @dataclass(frozen=True)
@@ -109,21 +113,27 @@ class Detector:
         Args:
             name: a saved model's folder, an original `.pth` file, or a hub name.
             device: None takes the best there is.
-            dtype: of weights and computation, such as `torch.bfloat16`; None is float32.
-            compile: compile the model with torch.compile (slow the first time for each image shape).
+            dtype: of weights and computation, `torch.bfloat16` or `torch.float16`; None is float32. Heads and reference
+                points are computed in float32 always.
+            compile: compile the model, see `models.inference.compile_model`; a warning where there is no compiler.
             options: of the models' `from_pretrained` (revision, token, configuration values, …).
 
+        The model is rearranged to predict fast and can no more be trained or saved; load one with `from_pretrained` of
+        its own class for that.
+
         Raises:
-            OSError, ValueError: see the models' `from_pretrained`.
+            OSError, ValueError: see the models' `from_pretrained`; or the device is not there or lacks the type.
         """
+        place, kind = best_device() if device is None else _existing_device(device), dtype or torch.float32
+        check_dtype(place, kind)
         files = {option: options[option] for option in HUB_OPTIONS if option in options}
         family = model_family(name, **files)
         models: dict[str, Any] = SEGMENTERS if has_masks(name, **files) else DETECTORS
-        model = models[family].from_pretrained(name, dtype=dtype or torch.float32, **options)
+        model = models[family].from_pretrained(name, dtype=torch.float32, **options)
         processor = IMAGE_PROCESSORS[family].from_pretrained(name, **files)
-        model.to(best_device() if device is None else _existing_device(device)).to(memory_format=torch.channels_last)
+        prepare_for_inference(model, place, kind)
         if compile:
-            model.compile()
+            compile_model(model)
         return cls(model, processor)
 
     def __call__(self, image: Any, threshold: float = 0.5) -> list[Detection]:
@@ -135,7 +145,8 @@ class Detector:
 
         Raises:
             OSError: a file cannot be read.
-            TypeError, ValueError: what is given is no image.
+            TypeError, ValueError: what is given is no image, or one that memory would not hold.
+            RuntimeError: memory ran out; the message says what to do.
         """
         return [list(self.named(result)) for result in self._results(images, threshold, self.model.task)]
 
@@ -160,12 +171,23 @@ class Detector:
     ) -> list[dict[str, Any]]:
         if not images:
             return []
-        tensors = [_as_uint8(as_rgb_tensor(image)) for image in images]
-        sizes = [(int(t.shape[-2]), int(t.shape[-1])) for t in tensors]
-        prepared = [prepare(t, self.processor) for t in tensors]
-        return detect_batch(
-            self.model, self.processor, prepared, sizes, threshold, task=task, panoptic_threshold=panoptic_threshold
-        )
+        sizes: list[tuple[int, int]] = []
+        prepared: list[Tensor] = []
+        for image in images:
+            tensor = _as_uint8(as_rgb_tensor(image))
+            sizes.append((tensor.shape[-2], tensor.shape[-1]))
+            check_size(canvas_of(sizes[-1], self.processor), self.model.device, self.model.dtype)
+            prepared.append(prepare(tensor, self.processor))
+        results: list[Any] = [None] * len(sizes)
+        canvases = [canvas_of(size, self.processor, self.model.canvas_step) for size in sizes]
+        for batch in batches_of_canvases(canvases, BATCH, self.model.device):
+            found = detect_batch(
+                self.model, self.processor, [prepared[i] for i in batch], [sizes[i] for i in batch], threshold,
+                task=task, panoptic_threshold=panoptic_threshold,
+            )  # fmt: skip
+            for i, one in zip(batch, found, strict=True):
+                results[i] = one
+        return results
 
     def named(self, result: dict[str, Any]) -> Iterator[Detection]:
         """Turn `scores`, `labels`, `boxes` and perhaps `masks` of one image into detections."""

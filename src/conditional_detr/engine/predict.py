@@ -89,7 +89,7 @@ def predict(
         try:
             sources.append(Source(path, image_size(path)))
             order.append(position)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
             message = f"{path}: not a readable image ({error})"
             if not skip_bad_images:
                 raise OSError(f"{message}. Remove it, or leave such images out with --skip_bad_images true") from None

@@ -12,13 +12,16 @@ import torch
 
 from .detection import DetectionHead
 from .onednn import use_onednn
+from .segmentation import SegmentationHead
 
 # A GPU replays a recorded graph for each canvas: with sides in steps of 64 pixels, shortest side 800 and longest 1333
 # give 41 canvases at most, and 6 % of padding on photographs of usual shapes.
 GPU_CANVAS_STEP = 64
 
 
-def prepare_for_inference(model: DetectionHead, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+def prepare_for_inference(
+    model: DetectionHead | SegmentationHead, device: torch.device, dtype: torch.dtype = torch.float32
+) -> None:
     """Fold norms into convolutions, lay weights out for the device, and move there. For good: the model can neither be
     trained nor saved any more.
 
@@ -31,10 +34,11 @@ def prepare_for_inference(model: DetectionHead, device: torch.device, dtype: tor
         dtype: of everything else.
     """
     model.eval().requires_grad_(False)
-    model.model.backbone.fold_norms()
-    decoder = model.model.decoder
-    exact = [model.class_labels_classifier, model.bbox_predictor, model.model.query_position_embeddings]
-    exact += [decoder.ref_point_head] if decoder.conditional else []
+    detector = _detector(model)
+    detector.model.backbone.fold_norms()
+    exact = [detector.class_labels_classifier, detector.bbox_predictor, detector.model.query_position_embeddings]
+    if detector.model.decoder.conditional:
+        exact.append(detector.model.decoder.ref_point_head)
     kept = {parameter for part in exact for parameter in part.parameters()}
     for values in (*model.parameters(), *model.buffers()):
         if values.is_floating_point() and values not in kept:
@@ -45,11 +49,12 @@ def prepare_for_inference(model: DetectionHead, device: torch.device, dtype: tor
     model.register_state_dict_pre_hook(_refuse)
 
 
-def compile_model(model: DetectionHead) -> bool:
+def compile_model(model: DetectionHead | SegmentationHead) -> bool:
     """Compile for prediction with `torch.compile`; the first images then take a minute or two.
 
-    One graph serves images of every size: on the CPU as they are, its weights constants of the code; on a GPU as
-    recorded CUDA graphs, one for each canvas, so canvases are rounded up to multiples of `GPU_CANVAS_STEP` pixels.
+    The first size has a graph of its own; a few more, whose sizes are variables, serve all others: on the CPU images as
+    they are, the weights constants of the code; on a GPU recorded CUDA graphs, one for each canvas, so canvases are
+    rounded up to multiples of `GPU_CANVAS_STEP` pixels.
 
     Returns:
         whether it is; False, with a warning, where there is no working compiler.
@@ -58,15 +63,21 @@ def compile_model(model: DetectionHead) -> bool:
     if (reason := _why_no_compiler(device)) is not None:
         warnings.warn(f"compile=True has no effect: no working compiler for {device.type} ({reason})", stacklevel=3)
         return False
+    # PyTorch counts the graphs of all models of a class together, and at 8 goes back to eager.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     if device.type == "cpu":
-        model.compile(dynamic=True, options={"freezing": True})
+        model.compile(options={"freezing": True})
     elif device.type == "cuda":
-        model.compile(dynamic=True, options={"triton.cudagraphs": True})
-        if model.model.backbone.is_plain_resnet:  # others would compute one size at a time
+        model.compile(options={"triton.cudagraphs": True})
+        if _detector(model).model.backbone.is_plain_resnet:  # others would compute one size at a time
             model.canvas_step = GPU_CANVAS_STEP
     else:
-        model.compile(dynamic=True)
+        model.compile()
     return True
+
+
+def _detector(model: DetectionHead | SegmentationHead) -> DetectionHead:
+    return model.detector if isinstance(model, SegmentationHead) else model
 
 
 def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
