@@ -343,7 +343,6 @@ SEGMENT = {"id": 70_000, "category_id": 3, "bbox": [0, 0, 40, 30], "area": 1200,
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (dict(png_size=(20, 40)), "a.png: 20 x 40 pixels, but its image has 30 x 40"),
         (dict(segments=[SEGMENT]), "a.png: has pixels of segment 500 (the first at x 5, y 5), which the JSON lacks"),
         (
             dict(ids=np.full((30, 40), 70_000), segments=[SEGMENT, {**SEGMENT, "id": 8}]),
@@ -355,6 +354,12 @@ def test_a_panoptic_png_that_contradicts_its_json_counts_as_a_bad_image(tmp_path
     sample = training_set(panoptic(write_panoptic(tmp_path, **wrong)))[0, 0]
     assert isinstance(sample, str) and message in sample and "\n" not in sample
     assert collate([sample]).bad_images == [sample]
+
+
+def test_a_png_of_another_size_is_said_at_the_start(tmp_path):
+    folder = write_panoptic(tmp_path, png_size=(20, 40))
+    with pytest.raises(ValueError, match="a.png has 20×40 pixels; image 7 has 30×40"):
+        panoptic(folder)
 
 
 def test_no_segment_is_background_not_a_fault(tmp_path):

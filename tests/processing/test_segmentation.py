@@ -7,10 +7,12 @@ import pytest
 import torch
 import transformers
 from pycocotools import mask as coco_mask
+from small_models import small_config
 from torch import Tensor
 from torch.nn import functional
 from transformers.models.detr.image_processing_detr import compute_segments
 
+from conditional_detr import ConditionalDetrForSegmentation
 from conditional_detr.processing import segmentation
 from conditional_detr.processing.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 from conditional_detr.processing.segmentation import instance_masks, merge_panoptic, run_lengths
@@ -243,12 +245,31 @@ def test_each_detection_has_its_querys_mask(processor, mask_threshold, monkeypat
         assert len(set(found)) < len(found)  # a query detected with two classes
 
 
-def test_a_detection_without_a_mask_says_how_to_have_one() -> None:
-    outputs = random_outputs(0)
+@pytest.mark.parametrize("sigmoid", [True, False])
+def test_what_has_no_mask_is_not_detected(sigmoid: bool) -> None:
+    outputs = random_outputs(0, sigmoid)
+    whole = instance_masks(outputs, sigmoid, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
+    kept = SimpleNamespace(
+        **{**vars(outputs), "logits": outputs.logits[:, :3], "pred_boxes": outputs.pred_boxes[:, :3]}
+    )
+    kept.pred_masks = outputs.pred_masks[:, :3]
+    expected = instance_masks(kept, sigmoid, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
     outputs.mask_query_indices = torch.arange(3).expand(3, 3)
     outputs.pred_masks = outputs.pred_masks[:, :3]
-    with pytest.raises(ValueError, match=r"of image 0 have no mask: .* mask_score_threshold=0.5 or lower"):
-        instance_masks(outputs, False, [(48, 64)] * 3, threshold=0.5)
+    found = instance_masks(outputs, sigmoid, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
+    for some, same in zip(found, expected, strict=True):
+        assert some["masks"] == same["masks"] and torch.equal(some["scores"], same["scores"])
+    assert 0 < len(found[0]["scores"]) < len(whole[0]["scores"])
+
+
+def test_tied_scores_of_bfloat16_do_no_harm() -> None:
+    """300 queries whose scores tie by the hundred: models and detections may break ties otherwise."""
+    torch.manual_seed(0)
+    model = ConditionalDetrForSegmentation(small_config(num_queries=300, num_labels=8)).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        outputs = model(torch.randn(1, 3, 64, 64), mask_score_threshold=0.0, mask_limit=100)
+    (found,) = instance_masks(outputs, True, [(64, 64)], threshold=0.0)
+    assert len(found["masks"]) == len(found["scores"]) == 100
 
 
 def panoptic_case(masks: list[str], labels: list[int], scores: list[float]) -> SimpleNamespace:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .coco import CocoDataset, exist, index_annotations, listed_briefly, present_images, read_content
 from .masks import PanopticMasks, read_segment_map, segment_boxes
@@ -94,7 +95,7 @@ def _segments(
                 f"they must be different numbers in 1…{2**24 - 1}"
             )
         boxes = [segment.get("bbox") for segment in own]
-        if None in boxes and image in sizes:
+        if image in sizes and not all(box and box[2] > 0 and box[3] > 0 for box in boxes):
             boxes = segment_boxes(read_segment_map(pngs / entry["file_name"], ids, *sizes[image]), len(ids))
         segments += [
             {**segment, "id": f"{number} of image {image}", "segment_id": number, "image_id": image, "bbox": box}
@@ -106,7 +107,7 @@ def _segments(
 def _with_png(
     path: Path, pngs: Path, images: list[dict[str, Any]], entries: dict[int, dict[str, Any]], skip_missing: bool
 ) -> tuple[list[dict[str, Any]], int]:
-    """The images whose PNG file exists, and how many have none."""
+    """The images whose PNG file exists and has their size, and how many are without."""
     listed = [image for image in images if image["id"] in entries]
     there = exist(pngs, [entries[image["id"]]["file_name"] for image in listed])
     present = [image for image, found in zip(listed, there, strict=True) if found]
@@ -118,4 +119,24 @@ def _with_png(
             f"{path}: {len(absent)} of {len(images)} images have no PNG file in {pngs} (first: image {absent[0]}, {name}). "
             "Check the folder, or leave them out with --skip_bad_images true"
         )
-    return present, len(absent)
+    fitting = []
+    for image in present:
+        file, size = pngs / entries[image["id"]]["file_name"], (image["height"], image["width"])
+        if (found := _size(file)) == size:
+            fitting.append(image)
+        elif not skip_missing:
+            what = "is not a readable image" if found is None else f"has {found[0]}×{found[1]} pixels"
+            raise ValueError(
+                f"{file} {what}; image {image['id']} has {size[0]}×{size[1]} in {path}. "
+                "Repair it, or leave such images out with --skip_bad_images true"
+            )
+    return fitting, len(images) - len(fitting)
+
+
+def _size(file: Path) -> tuple[int, int] | None:
+    """Height and width by the file's header."""
+    try:
+        with Image.open(file) as picture:
+            return picture.height, picture.width
+    except (OSError, SyntaxError):
+        return None

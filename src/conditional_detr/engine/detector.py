@@ -162,7 +162,9 @@ class Detector:
             ValueError: the model is not a panoptic one.
         """
         if self.model.task != "panoptic":
-            raise ValueError("panoptic maps need a segmentation model whose configuration tells things from stuff")
+            raise ValueError(
+                "panoptic maps need a segmentation model whose configuration says which classes are things (is_thing)"
+            )
         (result,) = self._results([image], 1.0, "panoptic", threshold)
         return self.named_map(result)
 

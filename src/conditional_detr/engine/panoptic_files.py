@@ -116,7 +116,7 @@ def draw_panoptic(
         segments: those without pixels are left out.
         labels: class -> name.
     """
-    from .predict import PLAIN_TEXT_SIDE, READABLE_SIDE, sv  # evaluation writes maps, but draws none
+    from .predict import PLAIN_TEXT_SIDE, enlargement, sv  # evaluation writes maps, but draws none
 
     numbers, index = np.unique(_as_array(segmentation), return_inverse=True)
     index = index.reshape(segmentation.shape)  # (H, W), which of the numbers
@@ -124,7 +124,7 @@ def draw_panoptic(
     colours = _colours(classes, sv.ColorPalette.DEFAULT)
 
     canvas = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-    factor = -(-READABLE_SIDE // min(canvas.size))
+    factor = enlargement(canvas.size)
     canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.BICUBIC)
     scale = min(canvas.size) / PLAIN_TEXT_SIDE
     paint = np.array([colours.get(number, (0, 0, 0)) for number in numbers.tolist()], np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ with warnings.catch_warnings():
     import supervision as sv
 
 SUFFIXES = frozenset(Image.registered_extensions())
+LONGEST_ENLARGED = 4096  # pixels
 READABLE_SIDE = 256  # pixels: pictures whose short side is less are enlarged, or labels would hide what they name
 PLAIN_TEXT_SIDE = 640  # pixels of short side at which labels have their plain size
 
@@ -94,12 +96,12 @@ def predict(
             if not skip_bad_images:
                 raise OSError(f"{message}. Remove it, or leave such images out with --skip_bad_images true") from None
             rows[position] = {"file": str(path), "error": message}
-    names = _picture_names([source.path for source in sources])
+    stems = _stems([source.path for source in sources])
     inputs = {source.path.resolve() for source in sources}
-    if draw and (taken := next((name for name in names if (output / name).resolve() in inputs), None)):
-        raise ValueError(
-            f"--output {output}: drawing would overwrite the image {output / taken}; choose another folder"
-        )
+    written = [output / f"{stem}{end}" for stem in stems for end in (".jpg", "-panoptic.jpg")] if draw else []
+    written += [output / "panoptic" / f"{stem}.png" for stem in stems] if detector.model.task == "panoptic" else []
+    if taken := next((path for path in written if path.resolve() in inputs), None):
+        raise ValueError(f"--output {output}: this would overwrite the image {taken}; choose another folder")
     found = detect(
         detector.model, detector.processor, sources, threshold=threshold, batch_size=batch_size, workers=workers,
         skip_bad=skip_bad_images, task=detector.model.task, panoptic_threshold=panoptic_threshold, progress=progress,
@@ -125,13 +127,14 @@ def predict(
             ],
         }
         if draw:
-            row["picture"] = str(output / names[index])
+            picture = output / f"{stems[index]}.jpg"
+            row["picture"] = str(picture)
             shown = [
                 d for d in detections if config.is_thing is None or config.is_thing[d.class_id]
             ]  # a map shows stuff
-            _save(draw_detections(read_sized_image(source.path, *source.size), shown), output / names[index])
+            _save(draw_detections(read_sized_image(source.path, *source.size), shown), picture)
         if "segmentation" in result:
-            found_map, stem = detector.named_map(result), Path(names[index]).stem
+            found_map, stem = detector.named_map(result), stems[index]
             file = output / "panoptic" / f"{stem}.png"
             file.parent.mkdir(exist_ok=True)
             write_panoptic_png(file, found_map.ids)
@@ -169,7 +172,7 @@ def draw_detections(image: Tensor, detections: Sequence[Detection]) -> Image.Ima
     Small images are enlarged by a whole factor, so that labels can be read.
     """
     canvas = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-    factor = -(-READABLE_SIDE // min(canvas.size))
+    factor = enlargement(canvas.size)
     if factor > 1:
         canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.BICUBIC)
     if not detections:
@@ -197,11 +200,18 @@ def _save(picture: Image.Image, path: Path) -> None:
     write_atomically(path, lambda beside: picture.save(beside, format="JPEG", quality=92))
 
 
-def _picture_names(paths: Sequence[Path]) -> list[str]:
-    """A file name for each picture: the image's own, with a number where two would be the same."""
-    taken: dict[str, int] = {}
-    names = []
+def enlargement(size: tuple[int, int]) -> int:
+    """The whole factor that makes a small picture readable, without making a narrow one huge."""
+    return max(1, min(-(-READABLE_SIDE // min(size)), LONGEST_ENLARGED // max(size)))
+
+
+def _stems(paths: Sequence[Path]) -> list[str]:
+    """A name for what is written of each image: its own, with a number where files of two would be the same."""
+    taken: set[str] = set()
+    stems = []
     for path in paths:
-        count = taken[path.stem] = taken.get(path.stem, 0) + 1
-        names.append(f"{path.stem}.jpg" if count == 1 else f"{path.stem}-{count}.jpg")
-    return names
+        names = itertools.chain([path.stem], (f"{path.stem}-{count}" for count in itertools.count(2)))
+        stem = next(name for name in names if not {name, f"{name}-panoptic"} & taken)
+        taken |= {stem, f"{stem}-panoptic"}
+        stems.append(stem)
+    return stems

@@ -106,6 +106,11 @@ def _model_from_checkpoint(
     if list(known.values()) == list(classes["id2label"].values()):
         before.config.category_ids = classes["category_ids"]
         return before, [f"starting from {recipe.init_from}, which knows these classes"]
+    if recipe.freeze_detector:
+        raise ValueError(
+            f"{recipe.init_from} knows {len(known)} classes, which are not the data's {len(classes['id2label'])}: its "
+            "classifier would be new, and frozen. Train the detector on the data's classes first, or do not freeze it"
+        )
     before.config.id2label, before.config.category_ids = classes["id2label"], classes["category_ids"]
     fresh = model_class(before.config)
     replaced = {n: t for n, t in fresh.state_dict().items() if "class_labels_classifier." in n}

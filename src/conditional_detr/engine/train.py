@@ -268,7 +268,12 @@ class _Run:
             epoch_ended = progress.step % self.steps_per_epoch == 0
             ended = progress.step == self.total_steps
             if epoch_ended and (round(epoch) % recipe.eval_epochs == 0 or ended):
-                self._evaluate(epoch)
+                try:
+                    self._evaluate(epoch)
+                except (OSError, ValueError, RuntimeError):
+                    if self.main:
+                        self._write_checkpoint()  # what has been trained is not lost
+                    raise
                 started = time.perf_counter()
                 if self._stopping_early():
                     self.journal.say(

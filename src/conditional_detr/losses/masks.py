@@ -30,7 +30,8 @@ def mask_losses(logits: Tensor, targets: list[Tensor], sizes: list[tuple[int, in
         Sums over objects of the focal loss (α = 0.25, γ = 2; mean over pixels) and of the Dice loss (with 1 added above
         and below the fraction), each ().
     """
-    focal, dice = logits.sum() * 0, logits.sum() * 0  # so that a batch without objects reaches every weight too
+    nothing = logits.float().sum() * 0  # so that a batch without objects reaches every weight too
+    focal = dice = nothing
     start = 0
     for masks, (height, width) in zip(targets, sizes, strict=True):
         own = logits[start : start + len(masks), : -(-height // MASK_STRIDE), : -(-width // MASK_STRIDE)]

@@ -38,8 +38,8 @@ class SegmentationHead(DetectionBase):
 
     @property
     def task(self) -> Task:
-        """ "panoptic" where the configuration's `is_thing` tells things from stuff, else "instance"."""
-        return "instance" if all(self.config.is_thing or ()) else "panoptic"
+        """ "panoptic" where the configuration's `is_thing` says which classes are things, else "instance"."""
+        return "instance" if self.config.is_thing is None else "panoptic"
 
     @property
     def detector(self) -> DetectionHead:

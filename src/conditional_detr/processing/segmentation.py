@@ -144,6 +144,9 @@ def instance_masks(
 ) -> list[dict[str, Any]]:
     """Detections, each with its own mask; masks may overlap, and a query detected with several classes has one mask.
 
+    Of queries without a mask (see `mask_query_indices`) there are no detections. With `mask_score_threshold` at most
+    `threshold` and a `mask_limit` of at least `top_k` none is missing, but where scores tie, as many do in bfloat16.
+
     Args:
         outputs, sigmoid: see the module.
         target_sizes: (height, width) of each image, a list or (B, 2).
@@ -152,21 +155,22 @@ def instance_masks(
         mask_threshold: a pixel belongs to an object if its mask probability, of the resized logits, is above it.
 
     Returns:
-        for each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels, those of
+        for each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels, as of
         `post_process_object_detection`, and `masks`, n COCO run lengths {"size": [height, width], "counts": str}.
 
     Raises:
-        ValueError: `target_sizes` is not one pair an image, the outputs have no masks, or not that of a query detected.
+        ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
     """
     from hotcoco import mask as coco_mask  # only those who have masks wait for it
 
     detections = conditional_detr_detections if sigmoid else detr_detections
-    found = detections(outputs.logits, outputs.pred_boxes, target_sizes, threshold, top_k)
+    logits = _of_drawn_queries(outputs, sigmoid)
+    found = detections(logits, outputs.pred_boxes, target_sizes, threshold, top_k)
     # The same selection among boxes that say which query they are of.
     count = outputs.logits.shape[1]
     numbers = torch.arange(count, device=outputs.logits.device, dtype=torch.float32)[:, None]
     numbers = (numbers * numbers.new_tensor([1, 1, 0, 0])).expand(len(outputs.logits), -1, -1)
-    chosen = detections(outputs.logits, numbers, None, threshold, top_k)
+    chosen = detections(logits, numbers, None, threshold, top_k)
 
     results: list[dict[str, Any]] = []
     images = _images(outputs, target_sizes)
@@ -176,11 +180,6 @@ def instance_masks(
         row_of_query[queries] = torch.arange(len(queries), device=queries.device)
         query = selection["boxes"][:, 0].long()
         rows, object_row = row_of_query[query].unique(return_inverse=True)
-        if (rows < 0).any():
-            raise ValueError(
-                f"{int((row_of_query[query] < 0).sum())} of the {len(query)} detections of image {len(results)} have no "
-                f"mask: call the model with mask_score_threshold={threshold} or lower and a mask_limit of {top_k} or more"
-            )
         encoded: list[dict[str, Any]] = []
         # COCO's runs go down columns: masks on their side need not be turned at full size.
         for _, chunk in _resized(masks[rows].transpose(1, 2), (width, height)):
@@ -251,6 +250,20 @@ def merge_panoptic(
             segmentation.zero_()
         results.append({"segmentation": segmentation, "segments_info": segments})
     return results
+
+
+def _of_drawn_queries(outputs: Any, sigmoid: bool) -> Tensor:
+    """The class logits, those of queries without a mask so low that no class scores above 0."""
+    logits, indices = outputs.logits, getattr(outputs, "mask_query_indices", None)
+    if indices is None:
+        return logits
+    count = logits.shape[1]
+    drawn = torch.zeros(len(logits), count + 1, dtype=torch.bool, device=logits.device)
+    drawn.scatter_(1, indices.masked_fill(indices < 0, count), True)
+    absent = ~drawn[:, :count, None].expand_as(logits)
+    if not sigmoid:  # "no object" stays
+        absent = torch.cat((absent[..., :-1], torch.zeros_like(absent[..., :1])), dim=-1)
+    return logits.masked_fill(absent, torch.finfo(logits.dtype).min)
 
 
 def _images(outputs: Any, target_sizes: TargetSizes | None) -> Iterator[tuple[Tensor, Tensor, Tensor, Size]]:
