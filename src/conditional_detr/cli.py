@@ -151,7 +151,10 @@ def _eval(arguments: list[str]) -> None:
     parser.add_argument("--images", type=str, default="", help="image folder, in place of the one found in data")
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch, on each process")
     parser.add_argument(
-        "--workers", type=int, default=-1, help="processes that decode; -1: one for each core, at most 8"
+        "--workers",
+        type=int,
+        default=-1,
+        help="processes that decode; -1: none where a CPU predicts, else one for each core, at most 8",
     )
     _add_speed(parser)
     parser.add_argument("--predictions", type=str, default="", help="also write predictions here, as COCO results JSON")
@@ -198,7 +201,7 @@ def _eval(arguments: list[str]) -> None:
             dataset,
             predictions=Path(values["predictions"]) if values["predictions"] else None,
             batch_size=values["batch_size"],
-            workers=worker_count(values["workers"]),
+            workers=worker_count(values["workers"], detector.model.device),
             skip_bad=values["skip_bad_images"],
             panoptic_threshold=values["panoptic_threshold"],
             progress=advance,
@@ -236,7 +239,10 @@ def _predict(arguments: list[str]) -> None:
     )
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch; only such of one size share one")
     parser.add_argument(
-        "--workers", type=int, default=-1, help="processes that decode; -1: one for each core, at most 8"
+        "--workers",
+        type=int,
+        default=-1,
+        help="processes that decode; -1: none where a CPU predicts, else one for each core, at most 8",
     )
     parser.add_argument("--device", type=str, default="", help="such as cpu or cuda:1; the best there is by default")
     _add_speed(parser)
@@ -245,8 +251,6 @@ def _predict(arguments: list[str]) -> None:
         "--skip_bad_images", type=bool, default=False, help="report unreadable images instead of stopping"
     )
     values = _values(parser, arguments)
-    if not 0 <= values["threshold"] <= 1:
-        raise UsageError(f"--threshold is {values['threshold']}; scores are in 0…1")
 
     from .engine.detector import Detector
     from .engine.inference import worker_count
@@ -256,7 +260,7 @@ def _predict(arguments: list[str]) -> None:
     speed = _speed(values)
     detector = Detector.from_pretrained(values.pop("model"), device=values.pop("device") or None, **speed)
     output = Path(values.pop("output"))
-    values["workers"] = worker_count(values["workers"])
+    values["workers"] = worker_count(values["workers"], detector.model.device)
     with _progress("predicting", len(images), True) as advance:
         rows = predict(detector, images, output, progress=advance, **values)
     found = sum(len(row.get("detections", ())) for row in rows)
@@ -368,6 +372,9 @@ def _values(parser: Any, arguments: list[str]) -> dict[str, Any]:
     values = parser.parse_args(arguments).as_dict()
     if values.get("batch_size", 1) < 1:
         raise UsageError(f"batch_size is {values['batch_size']}; it must be positive")
+    for name in ("threshold", "panoptic_threshold"):
+        if values.get(name) is not None and not 0 <= values[name] <= 1:
+            raise UsageError(f"--{name} is {values[name]}; scores are in 0…1")
     if values.get("workers", 0) < -1:
         raise UsageError(f"workers is {values['workers']}; it is a number of processes, or -1 for one for each core")
     return values

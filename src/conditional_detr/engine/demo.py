@@ -16,7 +16,6 @@ from ..data.coco import find_split
 from ..data.scenes import generate_scenes
 from .detector import Detector
 from .evaluate import evaluate
-from .inference import worker_count
 from .predict import find_images, predict
 from .recipe import Recipe, find_recipe
 from .starting import read_split_files
@@ -55,7 +54,7 @@ def run_demo(output: str, seed: int, task: Task = "detection") -> None:
         detector.processor,
         read_split_files(*find_split(data, "test", task), task, skip_bad=False),
         batch_size=16,
-        workers=worker_count(-1),
+        workers=0,
     )
     assert metrics is not None
     write_json(folder / "metrics.json", {**metrics.to_dict(), "training_seconds": round(seconds)})

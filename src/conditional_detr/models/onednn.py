@@ -57,7 +57,12 @@ class OneDnnConv2d(nn.Conv2d):
 
 def computes_with_onednn(layer: OneDnnLinear | OneDnnConv2d, x: Tensor) -> bool:
     """Whether oneDNN's operators fit: they know no autocast, and the compiler chooses its own."""
-    return x.dtype == layer.weight.dtype and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+    return (
+        x.device.type == "cpu"
+        and x.dtype == layer.weight.dtype
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
 
 
 def use_onednn(model: nn.Module) -> None:
