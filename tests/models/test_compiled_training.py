@@ -8,6 +8,7 @@ from torch._dynamo.testing import CompileCounter
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_twelve_canvases_and_one_graph(family):
+    torch._dynamo.reset()  # graphs are counted over all models of a process
     counter = CompileCounter()
     model = small_model(family, backbone_norm="frozen", auxiliary_loss=True).train()
     model.compile(backend=counter, dynamic=True, fullgraph=True)  # a break in the graph would raise

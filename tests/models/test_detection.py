@@ -100,6 +100,7 @@ def test_an_unknown_backbone_or_stride_is_named():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_compiling_takes_the_model_in_one_graph_and_changes_nothing(family):
+    torch._dynamo.reset()  # graphs are counted over all models of a process
     model = randomise(small_model(family)).eval()
     pixels, mask = torch.randn(2, 3, 64, 96), torch.ones(2, 64, 96, dtype=torch.bool)
     mask[0, 50:] = False
