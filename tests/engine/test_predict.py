@@ -9,7 +9,7 @@ from small_models import randomise, small_model
 
 from conditional_detr import ConditionalDetrImageProcessor, Detector
 from conditional_detr.cli import main
-from conditional_detr.engine.predict import find_images, predict
+from conditional_detr.engine.predict import draw_detections, find_images, predict
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +114,10 @@ def test_unreadable_images_stop_or_are_reported(model_folder, pictures, tmp_path
     assert main([*arguments, "--skip_bad_images", "true"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     assert ["error" in row for row in rows] == [False, True, True]
+
+
+def test_a_narrow_picture_is_not_made_huge():
+    for size, longest in (((300, 1), 3900), ((96, 96), 288), ((5000, 2), 5000)):
+        width, height = size
+        drawn = draw_detections(torch.zeros(3, height, width, dtype=torch.uint8), [])
+        assert max(drawn.size) == longest
