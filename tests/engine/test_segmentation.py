@@ -18,6 +18,7 @@ from conditional_detr.data.coco import read_coco
 from conditional_detr.data.panoptic import read_panoptic
 from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.engine.evaluate import Predictions, predict_dataset, score
+from conditional_detr.engine.panoptic_files import write_panoptic_png
 from conditional_detr.engine.train import train
 from conditional_detr.processing.annotations import segment_ids
 from conditional_detr.processing.reading import read_image
@@ -108,6 +109,26 @@ def test_the_detector_gives_masks_and_a_map(learned, four_scenes):
     assert drawn.ids.shape == (64, 64) and set(np.unique(drawn.ids)) == {s.id for s in drawn.segments}
     assert {s.is_thing for s in drawn.segments} == {True, False}
     assert detector.panoptic(image, threshold=1.0).segments == []
+
+
+def test_classes_that_the_data_lacks_are_left_out_of_boxes_and_maps(learned, four_scenes, tmp_path):
+    shutil.copytree(four_scenes / "images", tmp_path / "images")
+    shutil.copytree(four_scenes / "panoptic", tmp_path / "panoptic")
+    content = json.loads((four_scenes / "annotations/panoptic_train.json").read_text())
+    lacking = {c["id"] for c in content["categories"] if c["name"] == "grass"}
+    content["categories"] = [c for c in content["categories"] if c["id"] not in lacking]
+    for annotation in content["annotations"]:
+        file = tmp_path / "panoptic/train" / annotation["file_name"]
+        ids = segment_ids(read_image(file)).numpy()
+        gone = [s["id"] for s in annotation["segments_info"] if s["category_id"] in lacking]
+        annotation["segments_info"] = [s for s in annotation["segments_info"] if s["id"] not in gone]
+        write_panoptic_png(file, np.where(np.isin(ids, gone), 0, ids))
+    (tmp_path / "panoptic_train.json").write_text(json.dumps(content))
+    data = read_panoptic(tmp_path / "panoptic_train.json", tmp_path / "images/train", tmp_path / "panoptic/train")
+    detector = Detector.from_pretrained(learned[0] / "model", device="cpu")
+    found = predict_dataset(detector.model, detector.processor, data, workers=0)
+    assert not {s["category_id"] for row, _ in found.maps for s in row["segments_info"]} & lacking
+    assert score(found, data).summary["PQ"] > 0.9
 
 
 def test_perfect_predictions_score_one(four_scenes):
@@ -203,20 +224,21 @@ def test_a_png_of_another_size_is_said_before_training(four_scenes, tmp_path):
 
 def test_predicting_never_overwrites_an_image_or_another_map(learned, four_scenes, tmp_path):
     model, picture = str(learned[0] / "model"), four_scenes / "images/train/000001.png"
-    for name in ("panoptic/a.png", "b/x.png", "c/x.png", "d/x-2.png", "e/x-panoptic.png"):
+    names = ("panoptic/a.png", "b/x.png", "c/x.png", "d/x-2.png", "e/x-panoptic.png", "f/y-panoptic.png", "g/y.png")
+    for name in names:
         (tmp_path / name).parent.mkdir()
         shutil.copy(picture, tmp_path / name)
     before = (tmp_path / "panoptic/a.png").read_bytes()
     code = main(["predict", "--model", model, "--images", str(tmp_path / "panoptic"), "--output", str(tmp_path)])
     assert code == 1 and (tmp_path / "panoptic/a.png").read_bytes() == before
-    images = [str(tmp_path / folder) for folder in "bcde"]
+    images = [str(tmp_path / folder) for folder in "bcdefg"]
     assert (
         main(["predict", "--model", model, "--images", *images, "--output", str(tmp_path / "out"), "--workers", "0"])
         == 0
     )
     rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     written = [row[name] for row in rows for name in ("picture", "panoptic_picture", "panoptic")]
-    assert len(set(written)) == len(written) == 12 and all(Path(name).is_file() for name in written)
+    assert len(set(written)) == len(written) == 18 and all(Path(name).is_file() for name in written)
 
 
 def test_freezing_needs_a_detector_to_freeze_and_masks_to_train(scenes, tmp_path):

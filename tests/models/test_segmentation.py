@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from small_models import FAMILIES, randomise, small_config
 
 import conditional_detr
@@ -66,6 +67,22 @@ def test_masks_and_logits_are_those_of_transformers(family, dilation, tmp_path):
     theirs.save_pretrained(tmp_path / "theirs")
     again = getattr(conditional_detr, name).from_pretrained(tmp_path / "theirs")
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in ours.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_files_have_the_names_that_transformers_and_the_original_give_them(family, tmp_path):
+    """transformers writes the names it has read: so of a model that it made itself."""
+    small_segmenter(family, **SHARED).save_pretrained(tmp_path / "ours")
+    name = f"{STEMS[family]}ForSegmentation"
+    config = getattr(transformers, f"{STEMS[family]}Config").from_pretrained(tmp_path / "ours")
+    getattr(transformers, name)(config).save_pretrained(tmp_path / "theirs")
+    ours, theirs = (set(load_file(tmp_path / folder / "model.safetensors")) for folder in ("ours", "theirs"))
+    assert ours == {n for n in theirs if not n.endswith("num_batches_tracked")}
+    original = {n for n in ours if n.startswith("mask_head.")}
+    layers = [*(f"lay{i}" for i in range(1, 6)), *(f"gn{i}" for i in range(1, 6)), "adapter1", "adapter2", "adapter3"]
+    assert original == {f"mask_head.{layer}.{part}" for layer in (*layers, "out_lay") for part in ("weight", "bias")}
+    getattr(conditional_detr, name).from_pretrained(tmp_path / "theirs")
 
 
 def test_arguments_are_those_of_transformers():
