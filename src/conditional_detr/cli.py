@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .engine.stopping import Interrupted
 
 HELP = """usage: cdetr COMMAND [options]
 
@@ -50,15 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except UsageError as error:
         return _fail(str(error), 2)
+    except Interrupted as stopped:
+        return _fail(str(stopped), 128 + stopped.signal)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except BrokenPipeError:  # the reader of our output left; there is nobody to tell
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except Exception as error:
-        signal_number = getattr(error, "signal", None)
-        if signal_number is not None:
-            return _fail(f"{error}. Continue with --resume auto", 128 + signal_number)
         if isinstance(error, OSError | ValueError | RuntimeError) and not os.environ.get("CDETR_TRACEBACK"):
             return _fail(str(error), 1)
         raise

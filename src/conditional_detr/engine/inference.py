@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import Task
 from ..data.loading import batches_by_shape, read_sized_image
+from ..data.workers import batches_of, leave_signals_to_the_parent
 from ..models.outputs import DetectionOutput
 from ..processing.image_processor import DetectionImageProcessor
 from ..processing.pixels import normalize, pad, resize
@@ -123,6 +124,7 @@ def detect(
         num_workers=min(workers, len(batches)),
         collate_fn=list,
         pin_memory=model.device.type == "cuda",
+        worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator(),  # its own, so that evaluation in the middle of training draws nothing from it
     )
 
@@ -141,14 +143,15 @@ def detect(
 
     wanted = Wanted(threshold, task, panoptic_threshold)
     before: tuple[list[tuple[int, Tensor | str]], Any] | None = None
-    for samples in loader:
-        images = [image for _, image in samples if not isinstance(image, str)]
-        now = samples, start(model, processor, images, wanted, precision) if images else None
+    with batches_of(loader) as prepared:
+        for samples in prepared:
+            images = [image for _, image in samples if not isinstance(image, str)]
+            now = samples, start(model, processor, images, wanted, precision) if images else None
+            if before is not None:
+                yield from results(*before)
+            before = now
         if before is not None:
             yield from results(*before)
-        before = now
-    if before is not None:
-        yield from results(*before)
 
 
 class Wanted(NamedTuple):
