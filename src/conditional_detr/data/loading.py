@@ -44,6 +44,9 @@ class Batch:
         """Called by the loader where the batch is bound for a GPU."""
         self.images = self.images.pin_memory()
         self.pixel_mask = None if self.pixel_mask is None else self.pixel_mask.pin_memory()
+        for label in self.labels:  # boxes and classes are sent all at once, see `matcher.gather_targets`
+            if "masks" in label:
+                label["masks"] = label["masks"].pin_memory()
         return self
 
 

@@ -32,6 +32,7 @@ from ..data.loading import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..data.workers import WorkerDied, batches_of, leave_signals_to_the_parent
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
+from ..losses.matcher import to_device
 from ..models.detection import DetectionHead
 from ..models.segmentation import SegmentationHead
 from ..processing.auto import IMAGE_PROCESSORS
@@ -367,7 +368,7 @@ class _Run:
         for i, batch in enumerate(micro_batches):
             self.bad_images += len(batch.bad_images)
             self.mismatched_sizes += batch.mismatched_sizes
-            pixels, mask, labels = self._to_device(batch)
+            pixels, mask, labels = self._on_device(batch)
             last = i == len(micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.ddp):
                 output = self.ddp(pixels, mask, labels=labels, normalizers=normalizers)
@@ -397,17 +398,19 @@ class _Run:
         boxes, weight = (sum(values) for values in zip(*shares, strict=True))
         if self.world > 1:
             asked = [float(self.stop.signal == number) for number in (signal.SIGINT, signal.SIGTERM)]
-            message = torch.tensor([boxes, weight, *asked], dtype=torch.float64).to(self.device)
+            message = to_device(torch.tensor([boxes, weight, *asked], dtype=torch.float64), self.device)
             dist.all_reduce(message)
             boxes, weight, interrupted, terminated = message.tolist()
             self.stop_agreed = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
         return share_normalizers(LossNormalizers(boxes, weight), self.world)
 
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
+        """A batch's canvases, normalised, its mask and its labels. Their boxes and classes stay here: the loss sends those
+        of all images at once."""
         images = batch.images.to(self.device, non_blocking=True)
         mask = None if batch.pixel_mask is None else batch.pixel_mask.to(self.device, non_blocking=True)
         labels = [
-            {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in label.items()}
+            {**label, "masks": label["masks"].to(self.device, non_blocking=True)} if "masks" in label else label
             for label in batch.labels
         ]
         pixels = normalize(images, self.processor.image_mean, self.processor.image_std, self.processor.rescale_factor)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config import DetectionConfig
 from .boxes import cxcywh_to_xyxy, generalized_iou
-from .matcher import Matches, Targets, gather_targets, match
+from .matcher import Matches, Targets, gather_targets, match, to_device
 
 
 class LossNormalizers(NamedTuple):
@@ -130,7 +130,7 @@ def normalizers_of_all_processes(
     own = count_normalizers(config, labels)
     if not (dist.is_available() and dist.is_initialized()):
         return share_normalizers(own, 1)
-    total = torch.tensor(own, dtype=torch.float64, device=device)
+    total = to_device(torch.tensor(own, dtype=torch.float64), device)
     dist.all_reduce(total)
     return share_normalizers(LossNormalizers(*total.tolist()), dist.get_world_size())
 
@@ -193,5 +193,5 @@ def _logged_errors(
     right = ((best == targets.classes[matches.target]) & of_last).sum()
     class_error = 100 - 100 * right / of_last.sum().clamp(min=1)
     claims = (last > 0).any(-1) if config.model_type == "conditional_detr" else last.argmax(-1) != config.num_labels
-    objects = torch.tensor(targets.counts, dtype=torch.float32, device=logits.device)
+    objects = last.new_zeros(len(last)).index_add_(0, targets.image, last.new_ones(len(targets.image)))
     return class_error, (claims.sum(1) - objects).abs().mean()

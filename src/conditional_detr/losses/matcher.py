@@ -35,12 +35,22 @@ def gather_targets(labels: list[dict[str, Any]], device: torch.device) -> Target
     """Concatenate the labels of a batch: dicts with `class_labels` (n,) and `boxes` (n, 4) cxcywh, relative."""
     counts = [len(label["class_labels"]) for label in labels]
     image = np.repeat(np.arange(len(labels)), counts)
+    classes = torch.cat([label["class_labels"] for label in labels])
+    boxes = torch.cat([label["boxes"].reshape(-1, 4) for label in labels])
     return Targets(
-        torch.cat([label["class_labels"] for label in labels]).to(device=device, dtype=torch.int64),
-        torch.cat([label["boxes"].reshape(-1, 4) for label in labels]).to(device=device, dtype=torch.float32),
-        torch.from_numpy(image).to(device, non_blocking=True),
+        to_device(classes, device).to(torch.int64),
+        to_device(boxes, device).to(torch.float32),
+        to_device(torch.from_numpy(image), device),
         counts,
     )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor to a device without waiting until it is there: to a GPU from pinned memory, since from other memory
+    the host waits for all that the GPU has still to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @torch.no_grad()
@@ -95,4 +105,4 @@ def _assign(cost: np.ndarray, counts: list[int], device: torch.device) -> Matche
                 where = np.broadcast_to([[layer], [image]], (2, len(query)))
                 columns.append(np.vstack((where, query, target + end - count)))
     flat = np.concatenate(columns, axis=1) if columns else np.zeros((4, 0), dtype=np.int64)
-    return Matches(*torch.from_numpy(flat.astype(np.int64)).to(device, non_blocking=True))
+    return Matches(*to_device(torch.from_numpy(flat.astype(np.int64)), device))

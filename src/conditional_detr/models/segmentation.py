@@ -12,6 +12,7 @@ from typing_extensions import Self
 from ..config import ConditionalDetrConfig, DetectionConfig, DetrConfig, Task
 from ..losses.criterion import LossNormalizers, detection_loss, match_labels, normalizers_of_all_processes
 from ..losses.masks import MASK_STRIDE, mask_losses
+from ..losses.matcher import to_device
 from .detection import DETECTORS, DetectionBase, DetectionHead, Given, States, check_labels, rest_of_output, wanted
 from .mask_head import GROUPS, MaskAttention, MaskHead
 from .outputs import SegmentationOutput
@@ -193,11 +194,12 @@ class SegmentationHead(DetectionBase):
         counts = [min(count, config.num_queries) for count in targets.counts]
         last = len(matches.layer) - sum(counts)  # matches are in the order of layers, then of images
         image, query, target = (values[last:] for values in matches[1:])
-        place = torch.cat([torch.arange(count) for count in counts]).to(image.device, non_blocking=True)
+        place = to_device(torch.cat([torch.arange(count) for count in counts]), image.device)
         chosen = query.new_full((len(counts), max(counts)), -1)
         chosen[image, place] = query
         rows = self._draw(states, chosen, image, place)
-        objects = target - place.new_tensor([0, *targets.counts]).cumsum(0)[image]  # counted in their own image
+        first = to_device(torch.tensor([0, *targets.counts]).cumsum(0), image.device)
+        objects = target - first[image]  # counted in their own image
         wanted = _matched_masks(labels, objects.split(counts), sizes)
         focal, dice = mask_losses(rows, wanted, sizes)
         focal, dice = focal / normalizers.boxes, dice / normalizers.boxes
