@@ -94,7 +94,7 @@ def test_without_network_a_pretrained_backbone_says_how_to_go_on(monkeypatch):
 def test_an_unknown_backbone_or_stride_is_named():
     with pytest.raises(ValueError, match="backbone 'resnet5000' is not a timm network"):
         small_model(backbone="resnet5000")
-    with pytest.raises(ValueError, match="output_stride 12 is not one of"):
+    with pytest.raises(ValueError, match="output_stride must be one of 4, 8, 16, 32, got 12"):
         small_model(output_stride=12)
 
 
