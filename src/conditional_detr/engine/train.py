@@ -217,7 +217,8 @@ class _Run:
             raise ValueError(f"{path} is damaged: {error}") from None
 
     def _check_same_run(self, path: Path, state: dict[str, Any]) -> None:
-        changes = changed_fields(state["recipe"], self.recipe.to_dict())
+        step = state["progress"]["step"]
+        changes = changed_fields(state["recipe"], self.recipe.to_dict(), step, self.steps_per_epoch)
         if state["data"] != self.data:
             changes.append("the data: other images or annotations than before")
         if changes:
@@ -233,12 +234,16 @@ class _Run:
             ValueError: the checkpoint's do not fit.
         """
         recipe = self.recipe
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
         self.model, self.notes = build_model(recipe, self.train_set, state)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(recipe, self.model)
         self.ema = moving_average(self.model, recipe.ema) if recipe.ema else None
         if state is None:
             return
+        if not recipe.threads and state.get("threads"):  # another number adds up in another order
+            torch.set_num_threads(state["threads"])
         check_fit(state, self.model, self.optimizer, self.ema)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -541,6 +546,7 @@ class _Run:
         state = {
             "recipe": self.recipe.to_dict(),
             "data": self.data,
+            "threads": torch.get_num_threads(),
             "config": {"model_type": self.model.config.model_type, **self.model.config.to_dict()},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
