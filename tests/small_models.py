@@ -1,5 +1,7 @@
 """Models small enough for tests, and weights that hide nothing."""
 
+from contextlib import contextmanager
+
 import torch
 
 from conditional_detr.models.detection import DETECTORS
@@ -44,3 +46,13 @@ def randomise(model, seed=0):
             elif tensor.dim() == 1 or (tensor.dim() == 2 and tensor.abs().max() == 0):
                 tensor.add_(0.1 * noise)
     return model
+
+
+@contextmanager
+def float64_by_default():
+    """For transformers' losses, which make some of their constants in PyTorch's default type."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
