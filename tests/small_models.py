@@ -2,11 +2,21 @@
 
 from contextlib import contextmanager
 
+import pytest
 import torch
 
 from conditional_detr.models.detection import DETECTORS
+from conditional_detr.models.inference import check_dtype
 
 FAMILIES = tuple(DETECTORS)
+
+
+def skip_without(dtype):
+    """Skip a test where the processor has no units for this type, so that `Detector` refuses it."""
+    try:
+        check_dtype(torch.device("cpu"), dtype)
+    except ValueError as error:
+        pytest.skip(str(error))
 
 
 # A detector of a few thousand weights.
