@@ -189,9 +189,3 @@ def read_weights(path: Path, only_look: bool = False) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{path} holds no weights")
     return tensors
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written."""
-    for path in folder.glob(".*.part"):
-        path.unlink(missing_ok=True)

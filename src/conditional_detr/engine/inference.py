@@ -17,6 +17,7 @@ from ..config import Task
 from ..data.loading import batches_by_shape, read_sized_image
 from ..data.workers import batches_of, leave_signals_to_the_parent
 from ..models.outputs import DetectionOutput
+from ..precision import at_least_float32
 from ..processing.image_processor import DetectionImageProcessor
 from ..processing.pixels import normalize, pad, resize
 from ..processing.segmentation import instance_masks, merge_panoptic
@@ -234,7 +235,7 @@ def finish(
 ) -> list[dict[str, Any]]:
     """Turn what `start` gave into what `detect_batch` returns."""
     if wanted.task == "detection":  # one copy, so one wait for the device
-        both = torch.cat((output.logits.float(), output.pred_boxes.float()), dim=-1).cpu()
+        both = torch.cat((at_least_float32(output.logits), at_least_float32(output.pred_boxes)), dim=-1).cpu()
         output = DetectionOutput(logits=both[..., :-4], pred_boxes=both[..., -4:])
         return processor.post_process_object_detection(
             output, threshold=wanted.threshold, target_sizes=sizes, top_k=MOST_DETECTIONS

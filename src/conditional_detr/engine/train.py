@@ -191,8 +191,7 @@ class _Run:
             except ValueError as error:
                 raise TrainingError(str(error)) from None
             return Path(resume), state
-        for part in (self.output, folder, self.output / "best", self.output / "model"):
-            remove_leftovers(part)
+        remove_leftovers(self.output)
         for path, state in readable_checkpoints(folder):
             try:
                 self._build_as_saved(path, state)

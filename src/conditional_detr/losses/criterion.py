@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import DetectionConfig
+from ..precision import at_least_float32
 from .boxes import cxcywh_to_xyxy, generalized_iou
 from .matcher import Matches, Targets, gather_targets, match, to_device
 
@@ -69,7 +70,7 @@ def detection_loss(
     Raises:
         ValueError: a class label outside 0…C-1.
     """
-    logits, boxes = logits.float(), boxes.float()
+    logits, boxes = at_least_float32(logits), at_least_float32(boxes)
     if normalizers is None:
         normalizers = normalizers_of_all_processes(config, labels, logits.device)
     targets, matches = matched or match_labels(config, logits, boxes, labels)
@@ -104,7 +105,7 @@ def match_labels(
     config: DetectionConfig, logits: Tensor, boxes: Tensor, labels: list[dict[str, Any]]
 ) -> tuple[Targets, Matches]:
     """The batch's objects, and the queries they are assigned to; arguments and errors as in `detection_loss`."""
-    targets = gather_targets(labels, logits.device)
+    targets = gather_targets(labels, boxes.device, boxes.dtype)
     _check_classes(config, labels)
     return targets, match(config, logits, boxes, targets)
 

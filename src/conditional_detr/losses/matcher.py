@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..config import DetectionConfig
+from ..precision import at_least_float32
 from .boxes import generalized_iou
 
 
@@ -31,7 +32,7 @@ class Matches(NamedTuple):
     target: Tensor
 
 
-def gather_targets(labels: list[dict[str, Any]], device: torch.device) -> Targets:
+def gather_targets(labels: list[dict[str, Any]], device: torch.device, dtype: torch.dtype = torch.float32) -> Targets:
     """Concatenate the labels of a batch: dicts with `class_labels` (n,) and `boxes` (n, 4) cxcywh, relative."""
     counts = [len(label["class_labels"]) for label in labels]
     image = np.repeat(np.arange(len(labels)), counts)
@@ -39,7 +40,7 @@ def gather_targets(labels: list[dict[str, Any]], device: torch.device) -> Target
     boxes = torch.cat([label["boxes"].reshape(-1, 4) for label in labels])
     return Targets(
         to_device(classes, device).to(torch.int64),
-        to_device(boxes, device).to(torch.float32),
+        to_device(boxes, device).to(dtype),
         to_device(torch.from_numpy(image), device),
         counts,
     )
@@ -69,14 +70,14 @@ def match(config: DetectionConfig, logits: Tensor, boxes: Tensor, targets: Targe
     Returns:
         min(T_b, Q) matches for each layer and image b, ordered by layer and image.
     """
-    logits, boxes = logits.detach(), boxes.detach().float()
+    logits, boxes = logits.detach(), at_least_float32(boxes.detach())
     image, classes = targets.image, targets.classes
     if config.model_type == "conditional_detr":
-        x = logits[:, image, :, classes].float()  # (T, L, Q)
+        x = at_least_float32(logits[:, image, :, classes])  # (T, L, Q)
         p, alpha = x.sigmoid(), config.focal_alpha  # type: ignore[attr-defined]
         class_cost = alpha * (1 - p) ** 2 * -(p + 1e-8).log() - (1 - alpha) * p**2 * -(1 - p + 1e-8).log()
     else:
-        class_cost = -logits.float().softmax(-1)[:, image, :, classes]
+        class_cost = -at_least_float32(logits).softmax(-1)[:, image, :, classes]
     # Predictions of the target's own image, each coordinate in one piece: (4, T, L, Q).
     own = boxes.permute(3, 1, 0, 2)[:, image]
     wanted = targets.boxes.t()[:, :, None, None]  # (4, T, 1, 1)

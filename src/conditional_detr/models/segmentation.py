@@ -13,6 +13,7 @@ from ..config import ConditionalDetrConfig, DetectionConfig, DetrConfig, Task
 from ..losses.criterion import LossNormalizers, detection_loss, match_labels, normalizers_of_all_processes
 from ..losses.masks import MASK_STRIDE, mask_losses
 from ..losses.matcher import to_device
+from ..precision import at_least_float32
 from .detection import DETECTORS, DetectionBase, DetectionHead, Given, States, check_labels, rest_of_output, wanted
 from .mask_head import GROUPS, MaskAttention, MaskHead
 from .outputs import SegmentationOutput
@@ -143,7 +144,8 @@ class SegmentationHead(DetectionBase):
         if threshold is None and limit is None:
             return None
         conditional = self.config.model_type == "conditional_detr"
-        scores = (logits.float().sigmoid() if conditional else logits.float().softmax(-1)[..., :-1]).amax(-1)  # (B, Q)
+        exact = at_least_float32(logits)
+        scores = (exact.sigmoid() if conditional else exact.softmax(-1)[..., :-1]).amax(-1)  # (B, Q)
         most = scores.shape[1] if limit is None else min(limit, scores.shape[1])
         if threshold is None:
             return scores.topk(most, dim=1).indices
@@ -188,7 +190,7 @@ class SegmentationHead(DetectionBase):
         config = self.config
         if normalizers is None:
             normalizers = normalizers_of_all_processes(config, labels, logits.device)
-        matched = match_labels(config, logits.float(), boxes.float(), labels)
+        matched = match_labels(config, at_least_float32(logits), at_least_float32(boxes), labels)
         targets, matches = matched
         loss, loss_dict = detection_loss(config, logits, boxes, labels, normalizers, matched)
         counts = [min(count, config.num_queries) for count in targets.counts]
