@@ -29,8 +29,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from conditional_detr import Detector
+from conditional_detr.data.coco import read_coco
+from conditional_detr.data.panoptic import read_panoptic
 from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.engine.checkpointing import checkpoints
+from conditional_detr.engine.coco_metrics import coco_metrics
+from conditional_detr.engine.predict import find_images, predict
 
 from . import mutants
 from .measure import machine
@@ -248,11 +253,133 @@ def damaged_checkpoints(runs: Runs, count: int, seed: int) -> Counter[str]:
     return counts
 
 
+class Hang(BaseException):
+    """Something took longer than it may."""
+
+
+def attempt(run: Callable[[], Any], name: str, what: str, counts: Counter[str]) -> None:
+    """Run something on a damaged file, and count how it went: it worked, it was refused in a line that names the file,
+    or anything else, which is a defect and printed."""
+
+    def too_long(*_: object) -> None:
+        raise Hang
+
+    previous = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(HANG_SECONDS)
+    try:
+        run()
+        counts["accepted"] += 1
+    except (OSError, ValueError) as error:
+        text = str(error)
+        good = name in text and "\n" not in text
+        counts["refused in a line" if good else "refused, but the line does not name the file"] += 1
+        if not good:
+            print(f"{what}: {type(error).__name__}: {text[:300]}")
+    except Hang:
+        counts["hangs"] += 1
+        print(f"{what}: hangs")
+    except Exception as error:
+        counts["tracebacks"] += 1
+        print(f"{what}: {type(error).__name__}: {str(error)[:300]}")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def damaged_json(runs: Runs, count: int, seed: int) -> Counter[str]:
+    """Annotation files with one place changed: read as for training, boxes, masks and panoptic maps; what is read is
+    scored, with the truth for predictions."""
+    counts: Counter[str] = Counter()
+    annotations, images = runs.data / "annotations", runs.data / "images/val"
+    for trial in range(count):
+        rng = random.Random(f"{seed}/json/{trial}")
+        kind = rng.choice(("val.json", "val.json", "panoptic_val.json"))
+        content, what = mutants.damage_json(json.loads((annotations / kind).read_text()), rng)
+        path = annotations / f"damaged_{kind}" if kind == "val.json" else annotations / "panoptic_damaged.json"
+        path.write_text(json.dumps(content))
+
+        def run(path: Path = path, panoptic: bool = kind != "val.json", masks: bool = rng.random() < 0.5) -> None:
+            if panoptic:
+                data = read_panoptic(path, images, runs.data / "panoptic/val")
+            else:
+                data = read_coco(path, images, masks=masks)
+            data.summary(10)
+            truth = data.to_coco()
+            if not panoptic and truth["annotations"]:
+                coco_metrics(truth, [{**a, "score": 1.0} for a in truth["annotations"]])
+
+        attempt(run, path.name, f"json {what}", counts)
+        path.unlink()
+    return counts
+
+
+def damaged_pictures(runs: Runs, count: int, seed: int) -> Counter[str]:
+    """Pictures of many formats with damaged bytes, one by one and through `predict`, which must go on after them."""
+    from PIL import Image
+
+    counts: Counter[str] = Counter()
+    folder = runs.folder / "pictures"
+    folder.mkdir()
+    detector = Detector.from_pretrained(runs.folder / "whole/model", device="cpu")
+    formats = ("png", "jpg", "webp", "tiff", "bmp", "gif", "ppm")
+    with Image.open(next((runs.data / "images/val").iterdir())) as picture:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        for name in formats:
+            picture.save(folder / f"whole.{name}", **({"exif": exif} if name in ("png", "jpg", "webp", "tiff") else {}))
+    whole = {name: (folder / f"whole.{name}").read_bytes() for name in formats}
+    for name in formats:
+        (folder / f"whole.{name}").unlink()
+    for trial in range(count):
+        rng = random.Random(f"{seed}/pictures/{trial}")
+        name = rng.choice(formats)
+        content, what = mutants.damage_bytes(whole[name], rng)
+        path = folder / f"{trial}.{name}"
+        path.write_bytes(content)
+        attempt(lambda path=path: detector(path), path.name, f"picture {name} {what}", counts)
+    good = folder / "good.bmp"
+    good.write_bytes(whole["bmp"])
+    output = runs.folder / "predictions"
+    attempt(
+        lambda: predict(detector, find_images([str(folder)]), output, skip_bad_images=True),
+        "predictions", "all of them", counts,
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+    counts["pictures without a row"] += count + 1 - len(rows)
+    return counts
+
+
+def damaged_models(runs: Runs, count: int, seed: int) -> Counter[str]:
+    """Model folders with one file damaged: its JSON in one place, or its bytes."""
+    counts: Counter[str] = Counter()
+    picture = next((runs.data / "images/val").iterdir())
+    for trial in range(count):
+        rng = random.Random(f"{seed}/models/{trial}")
+        folder = shutil.copytree(runs.folder / "whole/model", runs.folder / f"model-{trial}")
+        path = folder / rng.choice(("config.json", "config.json", "preprocessor_config.json", "model.safetensors"))
+        if path.suffix == ".json" and rng.random() < 0.9:
+            content, what = mutants.damage_json(json.loads(path.read_text()), rng)
+            path.write_text(json.dumps(content))
+        else:
+            damaged, what = mutants.damage_bytes(path.read_bytes(), rng)
+            path.write_bytes(damaged)
+
+        def run(folder: Path = folder) -> None:
+            Detector.from_pretrained(folder, device="cpu")(picture)
+
+        attempt(run, folder.name, f"{path.name} {what}", counts)
+        shutil.rmtree(folder)
+    return counts
+
+
 KINDS: dict[str, tuple[Callable[[Runs, int, int], Counter[str]], int]] = {
     "signals": (signals, 20),
     "workers": (workers, 5),
     "disk": (disk, 5),
     "checkpoints": (damaged_checkpoints, 20),
+    "json": (damaged_json, 500),
+    "pictures": (damaged_pictures, 200),
+    "models": (damaged_models, 200),
 }
 
 
