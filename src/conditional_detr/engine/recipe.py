@@ -270,13 +270,15 @@ def find_recipe(name: str) -> Path:
         if path.is_file():
             return path
         raise ValueError(f"recipe file {path} does not exist")
-    if (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
     shipped = RECIPES / f"{name}.yaml"
     if shipped.is_file():
         return shipped
+    if (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
     if path.is_file():
         raise ValueError(f"recipe file {path} must be a .yaml file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder without a recipe.yaml")
     close = difflib.get_close_matches(name, recipe_names(), n=1)
     meant = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(recipe_names())}, or give a .yaml file"
     raise ValueError(f"there is no recipe {name!r}{meant}")
