@@ -36,6 +36,7 @@ class UsageError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0; 1 for a run that failed, 2 for bad usage, 128 + signal for one that was stopped."""
+    wait_passively()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -43,7 +44,6 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"conditional-detr {__version__}")
         return 0
-    wait_passively()
     if not (ours := logging.getLogger(__package__)).handlers:  # other libraries speak for themselves
         ours.addHandler(logging.StreamHandler())
     try:

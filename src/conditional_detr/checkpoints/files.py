@@ -85,8 +85,6 @@ def read_pickled(path: Path, only_look: bool = False) -> dict[str, Any]:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         refused = re.search(r"Unsupported \w+: (?:GLOBAL )?(\S+)", str(error))
-        if refused is None and path.suffix not in (".pth", ".pt", ".bin"):
-            raise ValueError(f"{path} is no file of weights; a model is a folder, a .pth file or a hub name") from None
         raise ValueError(
             f"{path} was not opened: it holds more than tensors and plain values, and opening it could run code"
             + (f" ({refused.group(1)})" if refused else "")
@@ -104,6 +102,8 @@ def read_weights(path: Path, only_look: bool = False) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is damaged or holds no weights.
     """
+    if path.suffix in (".yaml", ".yml", ".json"):
+        raise ValueError(f"{path} is no file of weights; a model is a folder, a .pth file or a hub name")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -302,14 +302,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in content.items():
         section, dot, inner = str(key).partition(".")
-        if section not in kinds or (dot and section not in ("model", "augmentation")):
+        nested = section in ("model", "augmentation")
+        if section not in kinds or (dot and not nested):
             what = instead(str(key), option_names()) or "; see cdetr train --help"
             raise ValueError(f"{path}: there is no option {str(key)!r}{what}")
-        if dot or section == "augmentation":
+        if nested:
             part = {inner: value} if dot else value
-            if not isinstance(part, dict) or not isinstance(before := values.setdefault(section, {}), dict):
-                raise ValueError(f"{path}: {section} is {value!r}; it must be fields with values")
-            before.update(part)
+            if not isinstance(part, dict):
+                raise ValueError(f"{path}: {section} is {value!r}; it {expectation(dict[str, Any])}")
+            values.setdefault(section, {}).update(part)
         else:
             values[section] = value
     try:
