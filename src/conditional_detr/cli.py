@@ -37,6 +37,7 @@ class UsageError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0; 1 for a run that failed, 2 for bad usage, 128 + signal for one that was stopped."""
+    wait_passively()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -44,7 +45,6 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"conditional-detr {__version__}")
         return 0
-    wait_passively()
     if not (ours := logging.getLogger(__package__)).handlers:  # other libraries speak for themselves
         ours.addHandler(logging.StreamHandler())
     try:
@@ -102,7 +102,7 @@ def _in_plain_words(parser: Any, message: str) -> str:
             names = option_names()
         unknown = [word.partition("=")[0] for word in found[1].split() if word.startswith("-")]
         if not unknown:
-            return f"{found[1]} belongs to no option"
+            return f"{found[1]} stands behind no option"
         return " ".join(f"there is no option {o}{instead(o.lstrip('-'), names, '--')}" for o in unknown)
     if found := re.match(r"the following arguments are required: (.*)", message):
         return "give " + " and ".join(f"--{name}" for name in found[1].split(", "))
@@ -148,8 +148,13 @@ def _train(arguments: list[str]) -> None:
 
     try:
         train(recipe)
-    except ConnectionError as error:  # pretrained weights are asked for
-        raise OSError(f"{error}. Without a network, --config scratch_small trains from nothing") from None
+    except ConnectionError as error:
+        advice = (
+            ""
+            if _given(arguments, "--init_from")
+            else ". Without a network, --config scratch_small trains from nothing"
+        )
+        raise OSError(f"{error}{advice}") from None
 
 
 def _train_parser(defaults: dict[str, Any]) -> Any:
@@ -170,9 +175,10 @@ def _train_parser(defaults: dict[str, Any]) -> Any:
     for title, names in GROUPS.items():
         group = parser.add_argument_group(title)
         for name in names:
-            if kinds[name] is not Augmentation:
+            if kinds[name] is Augmentation:
+                parser.add_class_arguments(Augmentation, name)
+            else:
                 group.add_argument(f"--{name}", type=kinds[name], default=plain[name], help=about[name])
-    parser.add_class_arguments(Augmentation, "augmentation")
     parser.set_defaults(defaults)
     return parser
 
@@ -184,12 +190,13 @@ def _take_recipe_files(arguments: list[str]) -> tuple[list[str], list[Path]]:
 
     others, names, words = [], [], iter(arguments)
     for word in words:
-        if word == "--config":
-            names.append(next(words, ""))
-        elif word.startswith("--config="):
-            names.append(word.removeprefix("--config="))
-        else:
+        option, given, name = word.partition("=")
+        if option != "--config":
             others.append(word)
+        elif name := name if given else next(words, ""):
+            names.append(name)
+        else:
+            raise UsageError("--config needs a value (cdetr recipes lists those that are shipped)")
     if not names and _given(others, "--resume") == "auto":
         own = Path(_given(others, "--output")) / "recipe.yaml"
         return others, [own] if _given(others, "--output") and own.is_file() else []
@@ -503,6 +510,8 @@ def _values(parser: Any, arguments: list[str]) -> dict[str, Any]:
             raise UsageError(f"--{name} is {values[name]}; scores are in 0…1")
     if values.get("workers", 0) < -1:
         raise UsageError(f"workers is {values['workers']}; it is a number of processes, or -1 for one for each core")
+    if values.get("output") and Path(values["output"]).is_file():
+        raise UsageError(f"--output is {values['output']}, which is a file; it is a folder")
     if not 0 <= values.get("threads", 0) <= 1024:
         raise UsageError(f"threads is {values['threads']}; it is a number of threads, or 0 for those that are free")
     return values

@@ -170,6 +170,8 @@ def read_weights(path: Path, only_look: bool = False) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is damaged or holds no weights.
     """
+    if path.suffix in (".yaml", ".yml", ".json"):
+        raise ValueError(f"{path} is no file of weights; a model is a folder, a .pth file or a hub name")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

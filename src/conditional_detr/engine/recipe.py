@@ -270,13 +270,15 @@ def find_recipe(name: str) -> Path:
         if path.is_file():
             return path
         raise ValueError(f"recipe file {path} does not exist")
-    if (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
     shipped = RECIPES / f"{name}.yaml"
     if shipped.is_file():
         return shipped
+    if (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
     if path.is_file():
         raise ValueError(f"recipe file {path} must be a .yaml file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder without a recipe.yaml")
     close = difflib.get_close_matches(name, recipe_names(), n=1)
     meant = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(recipe_names())}, or give a .yaml file"
     raise ValueError(f"there is no recipe {name!r}{meant}")
@@ -300,14 +302,15 @@ def read_recipe(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in content.items():
         section, dot, inner = str(key).partition(".")
-        if section not in kinds or (dot and section not in ("model", "augmentation")):
+        nested = section in ("model", "augmentation")
+        if section not in kinds or (dot and not nested):
             what = instead(str(key), option_names()) or "; see cdetr train --help"
             raise ValueError(f"{path}: there is no option {str(key)!r}{what}")
-        if dot or section == "augmentation":
+        if nested:
             part = {inner: value} if dot else value
-            if not isinstance(part, dict) or not isinstance(before := values.setdefault(section, {}), dict):
-                raise ValueError(f"{path}: {section} is {value!r}; it must be fields with values")
-            before.update(part)
+            if not isinstance(part, dict):
+                raise ValueError(f"{path}: {section} is {value!r}; it {expectation(dict[str, Any])}")
+            values.setdefault(section, {}).update(part)
         else:
             values[section] = value
     try:

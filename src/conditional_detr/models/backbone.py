@@ -195,7 +195,7 @@ def _create(config: DetectionConfig) -> Any:
             f"ImageNet weights of {name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}). Connect once so that they are cached, start from a local checkpoint "
             "(--init_from FOLDER), or train from scratch "
-            "(--model.use_pretrained_backbone false --model.backbone_norm batch)"
+            "(--config scratch_small, or --model.use_pretrained_backbone false --model.backbone_norm batch)"
         ) from error
 
 
