@@ -45,11 +45,13 @@ class Journal:
     def start(self, step: int) -> None:
         """Forget what a run before wrote after the checkpoint that training continues from; all of it at step 0."""
         if self.path.is_file():
-            rows = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+            rows = [
+                json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")
+            ]
             self.rows = [row for row in rows if row["step"] <= step]
             text = "".join(json.dumps(row) + "\n" for row in self.rows)
             if self.main:
-                write_atomically(self.path, lambda beside: beside.write_text(text))
+                write_atomically(self.path, lambda beside: beside.write_text(text, encoding="utf-8"))
         self.first_step = step
         self.progress.update(self.task, completed=step)
 
