@@ -309,7 +309,7 @@ class PretrainedModel(nn.Module):
         values |= {
             "architectures": [type(self).__name__],
             "dtype": str(next(t.dtype for t in state.values() if t.is_floating_point())).removeprefix("torch."),
-            # with it transformers would feed normalised states to the next layer, and so change the predictions
+            # with it transformers would feed normalised states to the next layer (docs/correctness.md, trap 2)
             "auxiliary_loss": False,
         }
         write_atomically(

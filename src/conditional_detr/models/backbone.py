@@ -1,4 +1,4 @@
-"""Backbones: timm's networks, walked so that padding never reaches an image.
+"""Backbones: timm's networks, walked so that padding never reaches an image (docs/correctness.md, trap 1).
 
 In every known implementation the padded area, zero at first, becomes non-zero after the first norm, and each 3×3
 convolution and pooling carries it into the image. Here plain ResNets are walked block by block with the mask as an
