@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except BrokenPipeError:  # the reader of our output left; there is nobody to tell
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0
     except Exception as error:
         if isinstance(error, OSError | ValueError | RuntimeError) and not os.environ.get("CDETR_TRACEBACK"):
