@@ -57,6 +57,7 @@ def test_a_run_leaves_what_its_user_needs(scenes, tmp_path, family):
     assert config["id2label"] == {"0": "circle", "1": "square", "2": "triangle"} and config["category_ids"] == [1, 3, 5]
 
 
+@pytest.mark.numeric
 def test_the_loss_goes_down(scenes, tmp_path):
     train(small_recipe(scenes, tmp_path, epochs=12, eval_epochs=100))
     losses = [row["loss"] for row in rows(tmp_path, "train")]
@@ -100,6 +101,7 @@ def sparse(scenes, folder):
     return folder
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     ("family", "most_are_empty"), [("conditional_detr", False), ("conditional_detr", True), ("detr", True)]
 )
@@ -143,6 +145,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(scenes, tmp_path):
     assert step == rows(tmp_path / "run", "train")[-1]["step"]
 
 
+@pytest.mark.numeric
 def test_a_stopped_run_goes_on_where_it_stopped(scenes, tmp_path, monkeypatch):
     recipe = small_recipe(scenes, tmp_path, epochs=2)
     from conditional_detr.engine import train as module
@@ -163,6 +166,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(scenes, tmp_path, monkeypatch):
     assert [row["step"] for row in rows(tmp_path, "train")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.numeric
 def test_a_loss_that_is_not_finite_names_step_and_images_and_keeps_the_state_before_it(scenes, tmp_path):
     with pytest.raises(TrainingError, match=r"not finite at step \d+ \(image ids \d+, ") as error:
         train(small_recipe(scenes, tmp_path, {"backbone_norm": "group"}, lr=1e18, clip_norm=0, epochs=4))
@@ -244,6 +248,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.numeric
 def test_other_classes_get_a_new_classifier_and_keep_the_rest(scenes, tmp_path, capsys):
     small_model(num_labels=5).save_pretrained(tmp_path / "start")
     recipe = small_recipe(
@@ -271,6 +276,7 @@ def test_learned_positions_that_do_not_reach_are_refused_at_the_start(scenes, tm
     assert not tmp_path.exists() or not any(tmp_path.iterdir())
 
 
+@pytest.mark.numeric
 def test_early_stopping_stops(scenes, tmp_path):
     """Nothing is learned at this rate, so AP cannot get better after the first evaluation."""
     model = {"backbone_norm": "group"}
@@ -278,6 +284,7 @@ def test_early_stopping_stops(scenes, tmp_path):
     assert len(rows(tmp_path, "eval")) == 3
 
 
+@pytest.mark.numeric
 def test_reduced_precision_and_gradient_checkpointing_train(scenes, tmp_path):
     train(small_recipe(scenes, tmp_path / "bf16", precision="bf16", gradient_checkpointing=True, epochs=1))
     assert rows(tmp_path / "bf16", "train")[-1]["loss"] > 0
