@@ -7,7 +7,6 @@ from PIL import Image
 
 from conditional_detr.processing.pixels import normalize, pad, resize
 
-
 pytestmark = pytest.mark.numeric
 
 
