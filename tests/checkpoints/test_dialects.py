@@ -83,7 +83,7 @@ def test_attention_maps_are_transformers(family, tmp_path):
     for name in ("encoder_attentions", "decoder_attentions", "cross_attentions"):
         assert len(a[name]) == len(b[name])
         for x, y in zip(a[name], b[name], strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=TOLERANCE)
+            torch.testing.assert_close(x, y, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
