@@ -241,7 +241,6 @@ def test_perfect_predictions_score_one(four_scenes):
     assert figures.headline == figures.summary["PQ"]
 
 
-@pytest.mark.numeric
 def test_instance_masks_train_jointly_and_then_alone_on_a_frozen_detector(scenes, tmp_path):
     first = train(small_recipe(scenes, tmp_path / "joint", task="instance", epochs=1))
     assert {"mask_AP", "AP"} <= set(first) and "PQ" not in first

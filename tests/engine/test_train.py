@@ -101,9 +101,9 @@ def sparse(scenes, folder):
     return folder
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize(
-    ("family", "most_are_empty"), [("conditional_detr", False), ("conditional_detr", True), ("detr", True)]
+    ("family", "most_are_empty"),
+    [pytest.param("conditional_detr", False, marks=pytest.mark.numeric), ("conditional_detr", True), ("detr", True)],
 )
 def test_two_processes_and_micro_batches_train_like_one(scenes, tmp_path, family, most_are_empty):
     """Both normalisers: the loss of every step is the same however a batch is split."""
@@ -166,7 +166,6 @@ def test_a_stopped_run_goes_on_where_it_stopped(scenes, tmp_path, monkeypatch):
     assert [row["step"] for row in rows(tmp_path, "train")] == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.numeric
 def test_a_loss_that_is_not_finite_names_step_and_images_and_keeps_the_state_before_it(scenes, tmp_path):
     with pytest.raises(TrainingError, match=r"not finite at step \d+ \(image ids \d+, ") as error:
         train(small_recipe(scenes, tmp_path, {"backbone_norm": "group"}, lr=1e18, clip_norm=0, epochs=4))
@@ -276,7 +275,6 @@ def test_learned_positions_that_do_not_reach_are_refused_at_the_start(scenes, tm
     assert not tmp_path.exists() or not any(tmp_path.iterdir())
 
 
-@pytest.mark.numeric
 def test_early_stopping_stops(scenes, tmp_path):
     """Nothing is learned at this rate, so AP cannot get better after the first evaluation."""
     model = {"backbone_norm": "group"}
