@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .engine.stopping import Interrupted
+from .engine.stopping import Interrupted, sigterm_unwinds
 from .engine.threads import wait_passively
 
 HELP = """usage: cdetr COMMAND [options]
@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments[0] not in COMMANDS:
             raise UsageError(f"there is no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
-        COMMANDS[arguments[0]](arguments[1:])
+        with sigterm_unwinds():
+            COMMANDS[arguments[0]](arguments[1:])
         return 0
     except UsageError as error:
         return _fail(str(error), 2)

@@ -236,6 +236,10 @@ class _Run:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         self.model, self.notes = build_model(recipe, self.train_set, state)
+        if recipe.sync_batch_norm and self.world > 1:
+            if self.device.type == "cpu":
+                raise ValueError("sync_batch_norm needs GPUs: PyTorch's synchronised batch norm has no CPU version")
+            self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(recipe, self.model)
         self.ema = moving_average(self.model, recipe.ema) if recipe.ema else None
