@@ -29,8 +29,8 @@ def golden_pth(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def golden_model(golden_pth):
-    """(family) -> the detector with golden weights, opened from a `.pth` file as a user would."""
-    return lambda family: DETECTORS[family].from_pretrained(golden_pth(family))
+    """(family) -> the detector with golden weights in float64, opened from a `.pth` file as a user would."""
+    return lambda family: DETECTORS[family].from_pretrained(golden_pth(family), dtype=torch.float64)
 
 
 @pytest.fixture

@@ -1,10 +1,22 @@
 """Models small enough for tests, and weights that hide nothing."""
 
+from contextlib import contextmanager
+
+import pytest
 import torch
 
 from conditional_detr.models.detection import DETECTORS
+from conditional_detr.models.inference import check_dtype
 
 FAMILIES = tuple(DETECTORS)
+
+
+def skip_without(dtype):
+    """Skip a test where the processor has no units for this type, so that `Detector` refuses it."""
+    try:
+        check_dtype(torch.device("cpu"), dtype)
+    except ValueError as error:
+        pytest.skip(str(error))
 
 
 # A detector of a few thousand weights.
@@ -44,3 +56,13 @@ def randomise(model, seed=0):
             elif tensor.dim() == 1 or (tensor.dim() == 2 and tensor.abs().max() == 0):
                 tensor.add_(0.1 * noise)
     return model
+
+
+@contextmanager
+def float64_by_default():
+    """For transformers' losses, which make some of their constants in PyTorch's default type."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from small_models import FAMILIES, small_config
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -49,7 +50,8 @@ def test_multiply_adds_are_no_more_than_transformers():
         transformers.ConditionalDetrConfig(num_labels=91, use_pretrained_backbone=False)
     )
     pixels = torch.zeros(1, 3, 224, 320)
-    expected = giga_multiply_adds(lambda: theirs.eval().requires_grad_(False)(pixels))
+    with sdpa_kernel(SDPBackend.MATH):  # not every PyTorch counts the fused kernels
+        expected = giga_multiply_adds(lambda: theirs.eval().requires_grad_(False)(pixels))
     model = on_meta()
     assert giga_multiply_adds(lambda: model(pixels.to("meta"))) <= 1.001 * expected
 

@@ -16,6 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @torch.no_grad()
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     ("family", "script"), list(zip(FAMILIES, ["train_with_transformers.py", "train_with_accelerate.py"], strict=True))
 )
@@ -36,13 +37,14 @@ def test_an_example_trains_and_its_model_opens_again(family, script, scenes, tmp
     assert processor.size["shortest_edge"] == 64 and len(model.config.category_ids) == model.config.num_labels
     moved = model.class_labels_classifier.weight - before.class_labels_classifier.weight
     assert moved.abs().max() > 0
-    pixels = torch.randn(1, 3, 64, 64)
-    theirs = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path / "run").eval()
-    torch.testing.assert_close(theirs(pixels).logits, model(pixels).logits, rtol=0, atol=1e-4)
+    pixels = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    theirs = transformers.AutoModelForObjectDetection.from_pretrained(tmp_path / "run").double().eval()
+    expected = model.double()(pixels).logits
+    torch.testing.assert_close(theirs(pixels).logits, expected, rtol=0, atol=1e-7)
     assert "| AP |" in (tmp_path / "run/README.md").read_text()
     for checkpoint in (tmp_path / "run").glob("checkpoint-*"):  # Trainer's own: names as in memory
-        again = AutoModelForObjectDetection.from_pretrained(checkpoint)
-        torch.testing.assert_close(again(pixels).logits, model(pixels).logits)
+        again = AutoModelForObjectDetection.from_pretrained(checkpoint, dtype=torch.float64)
+        torch.testing.assert_close(again(pixels).logits, expected)
         assert again.config.auxiliary_loss
     assert bool(list((tmp_path / "run").glob("checkpoint-*"))) == (script == "train_with_transformers.py")
 

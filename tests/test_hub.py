@@ -48,20 +48,22 @@ def test_the_originals_entry_points_are_there():
 
 
 @torch.no_grad()
+@pytest.mark.numeric
 @pytest.mark.parametrize("family", FAMILIES)
 def test_published_weights_give_the_originals_outputs(family, hub_cache):
     """The golden weights stand in for the published ones, in the cache that torch.hub downloads to."""
     cases, facts = golden(f"{family}_r18")
     torch.save({"model": golden_weights(facts["parameters"])}, hub_cache / PUBLISHED[family])
     model, postprocessor = load(f"{family}_resnet50", pretrained=True, return_postprocessor=True)
+    model.double()
     images = [cases["image0"], cases["image1"]]
     assert images[0].shape != images[1].shape
     outputs = model(images)
     assert list(outputs) == ["pred_logits", "pred_boxes"]
     for k in range(2):
-        torch.testing.assert_close(outputs["pred_logits"][k], cases[f"logits{k}"][-1], rtol=0, atol=1e-4)
-        torch.testing.assert_close(outputs["pred_boxes"][k], cases[f"boxes{k}"][-1], rtol=0, atol=1e-4)
-    torch.testing.assert_close(model(images[0][None])["pred_logits"][0], outputs["pred_logits"][0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(outputs["pred_logits"][k], cases[f"logits{k}"][-1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(outputs["pred_boxes"][k], cases[f"boxes{k}"][-1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(model(images[0][None])["pred_logits"][0], outputs["pred_logits"][0], rtol=0, atol=1e-6)
 
     sizes = torch.tensor([[480, 640], [300, 200]])
     results = postprocessor(outputs, sizes)
@@ -76,7 +78,7 @@ def test_published_weights_give_the_originals_outputs(family, hub_cache):
 
     model.detector.config.auxiliary_loss = True
     auxiliary = model(images)["aux_outputs"]
-    torch.testing.assert_close(auxiliary[0]["pred_logits"][0], cases["logits0"][0], rtol=0, atol=1e-4)
+    torch.testing.assert_close(auxiliary[0]["pred_logits"][0], cases["logits0"][0], rtol=0, atol=1e-6)
     assert len(auxiliary) == 2 and list(auxiliary[0]) == ["pred_logits", "pred_boxes"]
 
 
@@ -132,16 +134,18 @@ def test_it_works_without_installing_the_package(tmp_path):
 
 
 @torch.no_grad()
+@pytest.mark.numeric
 def test_the_panoptic_entry_draws_a_map_of_each_image(hub_cache):
     torch.manual_seed(0)
     model = randomise(DetrForSegmentation(DetrConfig(num_labels=250)))
     torch.save({"model": to_original(model.state_dict(), "detr")}, hub_cache / "detr-r50-panoptic-00ce5173.pth")
     loaded, postprocessor = load("detr_resnet50_panoptic", pretrained=True, threshold=0.0, return_postprocessor=True)
-    images = [torch.randn(3, 64, 96), torch.randn(3, 90, 70)]
+    loaded.double()
+    images = [torch.randn(3, *size, dtype=torch.float64) for size in ((64, 96), (90, 70))]
     outputs = loaded(images)
     assert list(outputs) == ["pred_logits", "pred_boxes", "pred_masks", "mask_sizes"]
     alone = loaded(images[0][None])["pred_masks"][0]
-    torch.testing.assert_close(outputs["pred_masks"][0, :, :16, :24], alone, rtol=0, atol=1e-3)
+    torch.testing.assert_close(outputs["pred_masks"][0, :, :16, :24], alone, rtol=0, atol=1e-8)
     results = postprocessor(outputs, [(64, 96), (90, 70)], [(128, 192), (90, 70)])
     for result, size in zip(results, [(192, 128), (70, 90)], strict=True):
         with Image.open(io.BytesIO(result["png_string"])) as picture:

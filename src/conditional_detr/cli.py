@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .engine.stopping import Interrupted
+from .engine.threads import wait_passively
 
 HELP = """usage: cdetr COMMAND [options]
 
@@ -34,6 +37,7 @@ class UsageError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0; 1 for a run that failed, 2 for bad usage, 128 + signal for one that was stopped."""
+    wait_passively()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
@@ -50,15 +54,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except UsageError as error:
         return _fail(str(error), 2)
+    except Interrupted as stopped:
+        return _fail(str(stopped), 128 + stopped.signal)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except BrokenPipeError:  # the reader of our output left; there is nobody to tell
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 0
     except Exception as error:
-        signal_number = getattr(error, "signal", None)
-        if signal_number is not None:
-            return _fail(f"{error}. Continue with --resume auto", 128 + signal_number)
         if isinstance(error, OSError | ValueError | RuntimeError) and not os.environ.get("CDETR_TRACEBACK"):
             return _fail(str(error), 1)
         raise
@@ -73,59 +76,183 @@ def _parser(command: str, description: str) -> Any:
     from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
-        """Errors are one line and end in `main`."""
+        """Errors are one line in plain words, and end in `main`."""
+
+        given: list[str] = []
+
+        def parse_args(self, args: list[str], **options: Any) -> Any:  # type: ignore[override]
+            self.given = args
+            return super().parse_args(args, **options)
 
         def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
-            text = " ".join(str(message).split())
-            raise UsageError(f"{text} (see cdetr {command} --help)")
+            raise UsageError(f"{_in_plain_words(self, str(message))} (see cdetr {command} --help)")
 
-    return Parser(prog=f"cdetr {command}", description=description, exit_on_error=True)
+    return Parser(prog=f"cdetr {command}", description=description, exit_on_error=True, allow_abbrev=False)
+
+
+def _in_plain_words(parser: Any, message: str) -> str:
+    """What the parser reports, without the names of its parts and of Python's types."""
+    from .options import expectation, instead
+
+    if found := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
+        names = [action.dest for action in parser._actions]
+        if "init_from" in names:
+            from .engine.recipe import option_names
+
+            names = option_names()
+        unknown = [word.partition("=")[0] for word in found[1].split() if word.startswith("-")]
+        if not unknown:
+            return f"{found[1]} stands behind no option"
+        return " ".join(f"there is no option {o}{instead(o.lstrip('-'), names, '--')}" for o in unknown)
+    if found := re.match(r"the following arguments are required: (.*)", message):
+        return "give " + " and ".join(f"--{name}" for name in found[1].split(", "))
+    if found := re.match(r"argument (--\S+): expected (one argument|at least one argument)", message):
+        return f"{found[1]} needs a value"
+    if found := re.match(r'Parser key "([^"]+)"', message):
+        option = f"--{found[1]}"
+        kind = getattr(parser._option_string_actions.get(option), "_typehint", None)
+        value = _given(parser.given, option)
+        if kind is not None:
+            return f"{option} is {value!r}; it {expectation(kind)}"
+        return f"{option} is {value!r}; give its fields one by one, such as --augmentation.crop 0"
+    return " ".join(message.split())
+
+
+def _given(arguments: list[str], option: str) -> str:
+    """The value that an option has on a command line: the last one."""
+    value = ""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == option:
+            value = following
+        elif argument.startswith(f"{option}="):
+            value = argument.removeprefix(f"{option}=")
+    return value
 
 
 def _train(arguments: list[str]) -> None:
-    from .data.augmentation import Augmentation
-    from .engine.recipe import Recipe, check_recipe_file, find_recipe
+    from .engine.recipe import Recipe
 
-    parser = _parser("train", "Train a detector. Every value of the recipe can be overridden here.")
-    parser.add_argument("--config", action="config", help="a recipe by name (see cdetr recipes), or a .yaml file")
-    parser.add_class_arguments(Recipe, sub_configs=False)
-    arguments, name = _with_recipe_file(arguments, find_recipe, check_recipe_file)
+    arguments, files = _take_recipe_files(arguments)
+    defaults, name = _recipe_values(files), files[-1].stem if files else "train"
+    values = _values(_train_parser(defaults), arguments)
+    values.pop("config", None)
+    if not values["output"]:
+        values["output"] = f"runs/{name}"
     try:
-        values = _values(parser, arguments)
-        values.pop("config", None)
-        values["output"] = values["output"] or f"runs/{name}"
-        values["augmentation"] = Augmentation(**values["augmentation"])
         recipe = Recipe(**values)
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from None
+    except ValueError as error:
+        raise UsageError(_from_file(str(error), files)) from None
 
+    _use_threads(recipe.threads)
     from .engine.train import train
 
-    train(recipe)
+    try:
+        train(recipe)
+    except ConnectionError as error:
+        advice = (
+            ""
+            if _given(arguments, "--init_from")
+            else ". Without a network, --config scratch_small trains from nothing"
+        )
+        raise OSError(f"{error}{advice}") from None
 
 
-def _with_recipe_file(
-    arguments: list[str], find: Callable[[str], Any], check: Callable[[Any], None]
-) -> tuple[list[str], str]:
-    """Put the recipe's file in place of its name, and return its name."""
-    arguments, name = list(arguments), "train"
-    for i, argument in enumerate(arguments):
-        value = argument.removeprefix("--config=") if argument.startswith("--config=") else None
-        if argument == "--config" and i + 1 < len(arguments):
-            value = arguments[i + 1]
-        if value is None:
-            continue
+def _train_parser(defaults: dict[str, Any]) -> Any:
+    """Options of every value of the recipe, in groups, with these defaults: of the recipe that is asked for."""
+    import docstring_parser
+
+    from .data.augmentation import Augmentation
+    from .engine.recipe import GROUPS, Recipe, field_types
+
+    parser = _parser("train", "Train a detector. The options are the values of the recipe, with those of --config.")
+    parser.add_argument(
+        "--config",
+        action="config",
+        help="a recipe by name (see cdetr recipes), or a .yaml file; all other options win over it",
+    )
+    kinds, plain = field_types(), Recipe().to_dict()
+    about = {param.arg_name: param.description for param in docstring_parser.parse(Recipe.__doc__ or "").params}
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            if kinds[name] is Augmentation:
+                parser.add_class_arguments(Augmentation, name)
+            else:
+                group.add_argument(f"--{name}", type=kinds[name], default=plain[name], help=about[name])
+    parser.set_defaults(defaults)
+    return parser
+
+
+def _take_recipe_files(arguments: list[str]) -> tuple[list[str], list[Path]]:
+    """Take --config out of a command line, wherever it stands. Returns the other arguments, and the files: of several the
+    later wins. A run that is resumed without one has its own."""
+    from .engine.recipe import find_recipe
+
+    others, names, words = [], [], iter(arguments)
+    for word in words:
+        option, given, name = word.partition("=")
+        if option != "--config":
+            others.append(word)
+        elif name := name if given else next(words, ""):
+            names.append(name)
+        else:
+            raise UsageError("--config needs a value (cdetr recipes lists those that are shipped)")
+    if not names and _given(others, "--resume") == "auto":
+        own = Path(_given(others, "--output")) / "recipe.yaml"
+        return others, [own] if _given(others, "--output") and own.is_file() else []
+    try:
+        return others, [find_recipe(name) for name in names]
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _recipe_values(files: list[Path]) -> dict[str, Any]:
+    """The values of recipes one upon the other."""
+    from .engine.recipe import read_recipe
+
+    values: dict[str, Any] = {}
+    for path in files:
         try:
-            path = find(value)
-            check(path)
+            for name, value in read_recipe(path).items():
+                values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
         except ValueError as error:
             raise UsageError(str(error)) from None
-        name = path.stem
-        if argument == "--config":
-            arguments[i + 1] = str(path)
-        else:
-            arguments[i] = f"--config={path}"
-    return arguments, name
+    return values
+
+
+def _from_file(message: str, files: list[Path]) -> str:
+    """An error of a recipe, with the file in front if it is there and not on the command line."""
+    from .engine.recipe import Recipe, read_recipe
+
+    for path in files:
+        try:
+            Recipe(**read_recipe(path))
+        except ValueError as error:
+            if str(error) == message:
+                return f"{path}: {message}"
+    return message
+
+
+def _add_threads(parser: Any) -> None:
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="CPU threads; 0: as many as other programs leave cores, when the command starts",
+    )
+
+
+def _use_threads(wanted: int) -> None:
+    """Load PyTorch, and let it compute with as many threads as are wanted (0: see `choose_threads`)."""
+    from .engine.threads import choose_threads, moment
+
+    before = moment()
+    import torch
+
+    number, line = choose_threads(wanted, torch.get_num_threads(), before)
+    torch.set_num_threads(number)
+    if os.environ.get("RANK", "0") == "0":
+        print(line)
 
 
 def _eval(arguments: list[str]) -> None:
@@ -157,6 +284,7 @@ def _eval(arguments: list[str]) -> None:
         help="processes that decode; -1: none where a CPU predicts, else one for each core, at most 8",
     )
     _add_speed(parser)
+    _add_threads(parser)
     _add_image_size(parser)
     parser.add_argument("--predictions", type=str, default="", help="also write predictions here, as COCO results JSON")
     parser.add_argument("--metrics", type=str, default="", help="also write the figures here, as JSON")
@@ -172,6 +300,7 @@ def _eval(arguments: list[str]) -> None:
     if values["task"] not in ("", "detection", "instance", "panoptic"):
         raise UsageError(f"--task is {values['task']!r}; it is detection, instance or panoptic")
 
+    _use_threads(values["threads"])
     import torch
     from accelerate import PartialState
 
@@ -247,6 +376,7 @@ def _predict(arguments: list[str]) -> None:
     )
     parser.add_argument("--device", type=str, default="", help="such as cpu or cuda:1; the best there is by default")
     _add_speed(parser)
+    _add_threads(parser)
     _add_image_size(parser)
     parser.add_argument("--draw", type=bool, default=True, help="draw pictures")
     parser.add_argument("--draw_labels", type=bool, default=True, help="write classes and scores into the pictures")
@@ -258,6 +388,7 @@ def _predict(arguments: list[str]) -> None:
     )
     values = _values(parser, arguments)
 
+    _use_threads(values.pop("threads"))
     from .engine.detector import Detector
     from .engine.inference import worker_count
     from .engine.predict import find_images, predictions
@@ -327,10 +458,12 @@ def _demo(arguments: list[str]) -> None:
         "--output", type=str, default="", help="folder to write to (default: runs/demo, runs/demo_panoptic)"
     )
     parser.add_argument("--seed", type=int, default=0, help="decides the scenes and the training")
+    _add_threads(parser)
     values = _values(parser, arguments)
     if values["task"] not in ("detection", "panoptic"):
         raise UsageError(f"--task is {values['task']!r}; the demo is of detection or panoptic")
     values["output"] = values["output"] or ("runs/demo" if values["task"] == "detection" else "runs/demo_panoptic")
+    _use_threads(values.pop("threads"))
     from .engine.demo import run_demo
 
     run_demo(**values)
@@ -407,6 +540,10 @@ def _values(parser: Any, arguments: list[str]) -> dict[str, Any]:
             raise UsageError(f"--{name} is {values[name]}; scores are in 0…1")
     if values.get("workers", 0) < -1:
         raise UsageError(f"workers is {values['workers']}; it is a number of processes, or -1 for one for each core")
+    if values.get("output") and Path(values["output"]).is_file():
+        raise UsageError(f"--output is {values['output']}, which is a file; it is a folder")
+    if not 0 <= values.get("threads", 0) <= 1024:
+        raise UsageError(f"threads is {values['threads']}; it is a number of threads, or 0 for those that are free")
     return values
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 from typing_extensions import Self
 
@@ -15,15 +16,32 @@ Task = Literal["detection", "instance", "panoptic"]
 ACTIVATIONS = ("relu", "gelu", "silu")
 BACKBONE_NORMS = ("frozen", "batch", "group")
 OUTPUT_STRIDES = (4, 8, 16, 32)
-KINDS: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "int": (Integral,),
-    "float": (Real,),
-    "str": (str,),
-    "list[int] | None": (list, tuple, type(None)),
-    "list[bool] | None": (list, tuple, type(None)),
-    "dict[int, str]": (dict,),
+POSITIONS = ("sine", "learned")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "backbone_norm": BACKBONE_NORMS,
+    "output_stride": OUTPUT_STRIDES,
+    "activation_function": ACTIVATIONS,
+    "position_embedding_type": POSITIONS,
 }
+# The least and the greatest value. No real model comes near the greatest sizes: a larger one is a slip or a damaged file,
+# which would otherwise be built for hours, or until memory ends.
+MOST_CLASSES = 100_000
+RANGES: dict[str, tuple[float, float]] = {
+    "num_channels": (1, 1000),
+    "d_model": (4, 4096),
+    "num_queries": (1, 10_000),
+    "encoder_layers": (0, 100),
+    "decoder_layers": (1, 100),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), (1, 32_768)),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), (1, 1024)),
+    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), (0, 0.99)),
+    **dict.fromkeys(("class_cost", "bbox_cost", "giou_cost"), (0, 1e6)),
+    **dict.fromkeys((f"{part}_loss_coefficient" for part in ("cls", "bbox", "giou", "mask", "dice")), (0, 1e6)),
+    "focal_alpha": (0, 1),
+    "eos_coefficient": (0, 1e6),
+}
+# timm's own names of networks; its "hf-hub:…" and "local-dir:…" would let a configuration fetch or open other files.
+BACKBONE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 # Fields for which transformers 5 takes whole numbers only (2, and not 2.0): with others it refuses to open a folder.
 WHOLE_NUMBERS = (
     "class_cost",
@@ -98,97 +116,149 @@ class DetectionConfig:
     output_hidden_states: bool = False
     return_dict: bool = True
 
-    def __init__(self, *, num_labels: int | None = None, **values: Any) -> None:
+    def __init__(self, /, *, num_labels: int | None = None, **values: Any) -> None:
         values = self._from_transformers(values)
-        if num_labels is not None and len(values.get("id2label") or {}) != num_labels:
-            values["id2label"] = {i: f"LABEL_{i}" for i in range(num_labels)}
+        id2label = values.get("id2label")
+        if num_labels is not None:
+            if not _is_integer(num_labels, 1, MOST_CLASSES):
+                self._refuse("num_labels", num_labels, f"an integer from 1 to {MOST_CLASSES}")
+            if not isinstance(id2label, dict) or len(id2label) != num_labels:
+                values["id2label"] = _numbered_labels(num_labels)
         for spec in fields(self):
             default = spec.default if spec.default_factory is MISSING else spec.default_factory()
             value = values.pop(spec.name, default)
-            value = default if value is None else value
-            if not isinstance(value, KINDS[str(spec.type)]) or (isinstance(value, bool) and spec.type != "bool"):
-                raise ValueError(f"{type(self).__name__}: {spec.name} must be of type {spec.type}, got {value!r}")
-            setattr(self, spec.name, value)
+            setattr(self, spec.name, self._checked(spec.name, str(spec.type), default if value is None else value))
         self.extra = values
-        try:
-            self.id2label = {int(i): str(name) for i, name in self.id2label.items()}
-        except ValueError:
-            raise ValueError(f"{type(self).__name__}: id2label must map 0…C-1 to names, got {self.id2label}") from None
         self._check()
 
     def _from_transformers(self, values: dict[str, Any]) -> dict[str, Any]:
         """Read the backbone from transformers 5's `backbone_config`, drop what other fields already say."""
         values = dict(values)
         if values.get("model_type", self.model_type) != self.model_type:
-            raise ValueError(f"config of model_type {values['model_type']!r} is not a {type(self).__name__}")
+            raise ValueError(f"config of model_type {shown(values['model_type'])} is not a {type(self).__name__}")
         nested = values.pop("backbone_config", None)
         if nested is not None:
             if not isinstance(nested, dict) and not hasattr(nested, "to_dict"):
-                raise ValueError(f"backbone_config must be a dict, got {nested!r}")
+                self._refuse("backbone_config", nested, "a JSON object")
             nested = dict(nested) if isinstance(nested, dict) else nested.to_dict()
             if nested.get("model_type", "timm_backbone") != "timm_backbone":
                 raise ValueError(
-                    f"backbone_config of model_type {nested['model_type']!r} (use_timm_backbone=false) is not supported; "
-                    "use a checkpoint with a timm backbone"
+                    f"backbone_config of model_type {shown(nested['model_type'])} (use_timm_backbone=false) is not "
+                    "supported; use a checkpoint with a timm backbone"
                 )
             values["backbone"] = values.get("backbone") or nested.get("backbone")
-            if nested.get("output_stride") == 16:
+            stride = nested.get("output_stride")
+            if stride not in (None, 16, 32):
+                self._refuse("backbone_config.output_stride", stride, "16 or 32")
+            if stride == 16:
                 values.setdefault("dilation", True)
-            last_stage = (nested.get("out_indices") or [-1])[-1]
-            if last_stage not in (-1, 4):  # stage i of a ResNet has stride 2^(i+1)
-                values.setdefault("output_stride", 2 ** (last_stage + 1))
+            stages = nested.get("out_indices") or [-1]
+            if not isinstance(stages, list | tuple) or not all(_is_integer(stage, -1, 1000) for stage in stages):
+                self._refuse("backbone_config.out_indices", stages, "a list of stages, integers of at least -1")
+            if stages[-1] not in (-1, 4):  # stage i of a ResNet has stride 2^(i+1)
+                values.setdefault("output_stride", 2 ** (stages[-1] + 1))
         for derived in ("model_type", "label2id", "transformers_version"):
             values.pop(derived, None)
         return values
 
+    def _checked(self, name: str, kind: str, value: Any) -> Any:
+        """A field's value in the type it is kept in, or one line that says what it must be."""
+        if name in CHOICES:
+            if not any(value == choice and type(value) is type(choice) for choice in CHOICES[name]):
+                self._refuse(name, value, f"one of {', '.join(str(choice) for choice in CHOICES[name])}")
+        elif name == "backbone":
+            if not isinstance(value, str) or not BACKBONE_NAME.fullmatch(value):
+                self._refuse(name, value, "a timm network's name, such as resnet50")
+        elif kind == "bool":
+            if not isinstance(value, bool):
+                self._refuse(name, value, "true or false")
+        elif kind in ("int", "float"):
+            low, high = RANGES[name]
+            if not (_is_integer if kind == "int" else _is_number)(value, low, high):
+                self._refuse(
+                    name, value, f"{'an integer' if kind == 'int' else 'a number'} from {low:.7g} to {high:.7g}"
+                )
+            return int(value) if isinstance(value, Integral) else float(value)
+        elif kind == "dict[int, str]":
+            return self._labels(name, value)
+        elif value is not None:
+            integers = kind.startswith("list[int]")
+            fits = Integral if integers else bool
+            if not isinstance(value, list | tuple) or not all(
+                isinstance(v, fits) and not (integers and isinstance(v, bool)) for v in value
+            ):
+                self._refuse(name, value, f"a list of {'integers' if integers else 'true and false'}, one a class")
+            return [int(v) for v in value] if integers else list(value)
+        return value
+
+    def _labels(self, name: str, value: Any) -> dict[int, str]:
+        """The classes in the order of their numbers, whatever order a file has them in ("0", "1", "10", "2")."""
+        if not isinstance(value, dict):
+            self._refuse(name, value, 'an object of class names, {"0": "cat", "1": "dog"}')
+        if not 1 <= len(value) <= MOST_CLASSES:
+            raise ValueError(
+                f"{type(self).__name__}: {name} has {len(value)} classes; 1 to {MOST_CLASSES} are possible"
+            )
+        names: dict[int, str] = {}
+        for key, label in value.items():
+            number = key if _is_integer(key, 0, MOST_CLASSES) else None
+            if isinstance(key, str) and re.fullmatch("[0-9]{1,9}", key):
+                number = int(key)
+            if number is None or number in names or number >= len(value):
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must map 0…{len(value) - 1} to the names of {len(value)} classes, "
+                    f"each number once; got {shown(key)}"
+                )
+            if isinstance(label, bool) or not isinstance(label, str | Real) or not _is_text(str(label)):
+                raise ValueError(f"{type(self).__name__}: {name} must have text for class {number}, got {shown(label)}")
+            names[int(number)] = str(label)
+        return dict(sorted(names.items()))
+
+    def _refuse(self, name: str, value: Any, expected: str) -> NoReturn:
+        raise ValueError(f"{type(self).__name__}: {name} must be {expected}, got {shown(value)}")
+
     def _check(self) -> None:
+        """What fields must be to each other."""
+
         def require(condition: bool, message: str) -> None:
             if not condition:
                 raise ValueError(f"{type(self).__name__}: {message}")
 
         require(self.use_timm_backbone, "use_timm_backbone=false is not supported; use a timm backbone")
         require(
-            self.backbone_norm in BACKBONE_NORMS, f"backbone_norm {self.backbone_norm!r} is not one of {BACKBONE_NORMS}"
-        )
-        require(
-            self.output_stride in OUTPUT_STRIDES, f"output_stride {self.output_stride} is not one of {OUTPUT_STRIDES}"
-        )
-        require(
             not (self.dilation and self.output_stride != 32), "dilation (DC5) needs output_stride 32, which it halves"
         )
         require(self.d_model % 4 == 0, f"d_model {self.d_model} is not a multiple of 4, as sine positions need")
-        require(
-            self.activation_function in ACTIVATIONS,
-            f"activation_function {self.activation_function!r} is not one of {ACTIVATIONS}",
-        )
-        for name in ("d_model", "num_channels", "encoder_attention_heads", "decoder_attention_heads"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(self.encoder_layers >= 0, f"encoder_layers must be at least 0, got {self.encoder_layers}")
         for name in ("encoder", "decoder"):
             heads = getattr(self, f"{name}_attention_heads")
             require(
                 self.d_model % heads == 0, f"d_model {self.d_model} is not a multiple of {name}_attention_heads {heads}"
             )
-        for name in ("dropout", "attention_dropout", "activation_dropout"):
-            require(0 <= getattr(self, name) < 1, f"{name} {getattr(self, name)} is not in [0, 1)")
-        for name in ("num_queries", "decoder_layers", "encoder_ffn_dim", "decoder_ffn_dim"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(
-            self.position_embedding_type in ("sine", "learned"),
-            f"position_embedding_type {self.position_embedding_type!r} is neither 'sine' nor 'learned'",
-        )
-        require(sorted(self.id2label) == list(range(len(self.id2label))), "id2label must map 0…C-1 to names")
         for name in ("category_ids", "is_thing"):
             value = getattr(self, name)
             require(
                 value is None or len(value) == self.num_labels,
                 f"{name} has {len(value or ())} entries for {self.num_labels} classes",
             )
+        kinds = self.extra.get("architectures")
+        require(
+            kinds is None or (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)),
+            f"architectures must be a list of class names, got {shown(kinds)}",
+        )
 
     @property
     def num_labels(self) -> int:
         """Number of real classes C ("no object" is not one of them)."""
         return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, count: int) -> None:
+        """Another number of classes: they are called LABEL_0, LABEL_1, …, and the data set's ids and kinds of the old
+        ones are forgotten."""
+        if not _is_integer(count, 1, MOST_CLASSES):
+            self._refuse("num_labels", count, f"an integer from 1 to {MOST_CLASSES}")
+        if count != len(self.id2label):
+            self.id2label, self.category_ids, self.is_thing = _numbered_labels(count), None, None
 
     @property
     def label2id(self) -> dict[str, int]:
@@ -225,17 +295,42 @@ class DetectionConfig:
         """`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], **overrides: Any) -> Self:
-        """Build from the contents of a `config.json`; `overrides` replace its values. Unknown fields are kept."""
-        return cls(**{**values, **overrides})
+    def to_json_file(self, json_file_path: str | Path) -> None:
+        """Write `to_dict` as JSON.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        from .checkpoints.files import write_json
+
+        write_json(Path(json_file_path), self.to_dict())
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> Self:
+    def from_dict(cls, values: dict[str, Any], /, **overrides: Any) -> Self:
+        """Build from the contents of a `config.json`; `overrides` replace its values. Unknown fields are kept.
+
+        Other classes in `overrides` bring their own `category_ids` and `is_thing`, or none.
+
+        Raises:
+            ValueError: a value that no model can have, named with what is allowed.
+        """
+        values = {**values, **overrides}
+        if "id2label" in overrides and "num_labels" not in overrides:
+            values.pop("num_labels", None)
+        classes = overrides.get("id2label") or overrides.get("num_labels")
+        if classes is not None:
+            count = len(classes) if isinstance(classes, dict) else classes
+            for name in {"category_ids", "is_thing"} - set(overrides):
+                if isinstance(values.get(name), list) and len(values[name]) != count:
+                    del values[name]
+        return cls(**values)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
         """Read the configuration of a checkpoint.
 
         Args:
-            name: a folder, a `.pth` file, or a name on the Hugging Face hub.
+            pretrained_model_name_or_path: a folder, a `.pth` file, or a name on the Hugging Face hub.
             options: values that replace the checkpoint's; and `revision`, `cache_dir`, `token`, `local_files_only`.
 
         Raises:
@@ -244,17 +339,15 @@ class DetectionConfig:
         """
         from .checkpoints.reading import config_of  # checkpoints are built on configurations, not the reverse
 
-        return config_of(name, cls, **options)
+        return config_of(pretrained_model_name_or_path, cls, **options)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `config.json`.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        from .checkpoints.files import write_json
-
-        write_json(Path(folder) / "config.json", self.to_dict())
+        self.to_json_file(Path(save_directory) / "config.json")
 
 
 @dataclass(kw_only=True, init=False)
@@ -279,3 +372,32 @@ class DetrConfig(DetectionConfig):
 
 
 CONFIG_CLASSES: dict[str, type[DetectionConfig]] = {c.model_type: c for c in (ConditionalDetrConfig, DetrConfig)}
+
+
+def shown(value: Any) -> str:
+    """A wrong value for a message: one short line, whatever it is."""
+    text = ascii(value) if isinstance(value, str) and not _is_text(value) else repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _numbered_labels(count: int) -> dict[int, str]:
+    return {i: f"LABEL_{i}" for i in range(count)}
+
+
+def _is_integer(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    """Whether `value` is a number in the range, which NaN is not."""
+    return isinstance(value, Real) and not isinstance(value, bool) and bool(low <= value <= high)  # type: ignore[operator]
+
+
+def _is_text(value: str) -> bool:
+    """Whether a string can be written: JSON can hold halves of characters."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

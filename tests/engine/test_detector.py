@@ -3,7 +3,8 @@
 import pytest
 import torch
 from PIL import Image
-from small_models import FAMILIES, randomise, small_model
+from same_detections import assert_same_detections
+from small_models import FAMILIES, randomise, skip_without, small_model
 
 from conditional_detr import Detector
 from conditional_detr.engine.memory import enough_memory
@@ -32,31 +33,33 @@ def pictures():
     return [Image.effect_noise(size, 60 + i).convert("RGB") for i, size in enumerate(SIZES)]
 
 
-def assert_same(found, expected, score=1e-4, box=0.02):
+def assert_same(found, expected):
     for ours, theirs in zip(found, expected, strict=True):
-        assert [d.score for d in ours] == pytest.approx([d.score for d in theirs], abs=score)
-        assert [d.label for d in ours] == [d.label for d in theirs]
-        for a, b in zip(ours, theirs, strict=True):
-            assert a.box == pytest.approx(b.box, abs=box)
+        assert_same_detections(ours, theirs, score=1e-4, box=0.02)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_detector_detects_what_the_plain_model_detects(family, folder, pictures):
     path = folder(family)
-    plain = Detector(DETECTORS[family].from_pretrained(path), IMAGE_PROCESSORS[family].from_pretrained(path))
+    exact = DETECTORS[family].from_pretrained(path, dtype=torch.float64)
+    plain = Detector(exact, IMAGE_PROCESSORS[family].from_pretrained(path))
     fast = Detector.from_pretrained(path, device="cpu")
     assert_same(fast.detect(pictures, 0.0), plain.detect(pictures, 0.0))
     fast.model.canvas_step = 64  # as where CUDA graphs are replayed
     assert_same(fast.detect(pictures, 0.0), plain.detect(pictures, 0.0))
 
 
+@pytest.mark.numeric
 def test_bfloat16_finds_the_same_objects(folder, pictures):
+    skip_without(torch.bfloat16)
     path = folder()
     exact, rounded = (Detector.from_pretrained(path, device="cpu", dtype=t) for t in (None, torch.bfloat16))
     for ours, theirs in zip(rounded.detect(pictures, 0.0), exact.detect(pictures, 0.0), strict=True):
         assert [d.score for d in ours] == pytest.approx([d.score for d in theirs], abs=0.01)
 
 
+@pytest.mark.numeric
 def test_without_a_compiler_there_is_a_warning_and_the_same_result(folder, monkeypatch, pictures):
     from torch._inductor import config
 

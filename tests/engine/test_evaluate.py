@@ -10,6 +10,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from same_detections import assert_same_detections
 from small_models import randomise, small_model
 
 from conditional_detr.data.coco import find_split, read_coco
@@ -81,9 +82,14 @@ def detector(scenes):
     dataset = read_coco(*find_split(scenes, "val"))
     model = small_model(id2label=dict(enumerate(dataset.category_names)))
     processor = ConditionalDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
-    return randomise(model).eval(), processor, dataset
+    return randomise(model).double().eval(), processor, dataset
 
 
+def of_image(results, image_id):
+    return [row for row in results if row["image_id"] == image_id]
+
+
+@pytest.mark.numeric
 def test_figures_do_not_depend_on_the_batch_size_or_on_workers(detector):
     runs = [
         predict_dataset(*detector, batch_size=size, workers=workers).results
@@ -91,9 +97,11 @@ def test_figures_do_not_depend_on_the_batch_size_or_on_workers(detector):
     ]
     for other in runs[1:]:
         assert len(other) == len(runs[0])
+        for image_id in detector[2].image_ids:
+            assert_same_detections(of_image(other, image_id), of_image(runs[0], image_id), score=1e-9, box=1e-7)
     annotations = detector[2].to_coco()
     figures = [list(coco_metrics(annotations, results).summary.values()) for results in runs]
-    np.testing.assert_allclose(figures[1:], [figures[0]] * 2, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(figures[1:], [figures[0]] * 2, rtol=0, atol=1e-6)
 
 
 def test_over_several_processes_every_image_counts_once(detector, scenes, tmp_path):
@@ -111,10 +119,13 @@ def test_over_several_processes_every_image_counts_once(detector, scenes, tmp_pa
         assert run.returncode == 0, run.stdout + run.stderr
     one, two = (json.loads((tmp_path / f"p{n}.json").read_text()) for n in (1, 2))
     assert [row["image_id"] for row in one] == [row["image_id"] for row in two]
+    for image_id in detector[2].image_ids:
+        assert_same_detections(of_image(two, image_id), of_image(one, image_id), score=1e-4, box=0.02)
     one, two = (json.loads((tmp_path / f"m{n}.json").read_text()) for n in (1, 2))
     assert two["AP"] == pytest.approx(one["AP"], abs=1e-4) and two["AR_100"] == pytest.approx(one["AR_100"], abs=1e-4)
 
 
+@pytest.mark.numeric
 def test_predictions_are_written_with_the_data_sets_own_ids(detector, tmp_path):
     metrics = evaluate(*detector, predictions=tmp_path / "predictions.json", workers=0)
     results = json.loads((tmp_path / "predictions.json").read_text())

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from same_detections import assert_same_detections, rows, threshold_between
 from small_models import randomise, small_model
 
 from conditional_detr import ConditionalDetrImageProcessor, Detector
@@ -29,6 +30,7 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.mark.numeric
 def test_an_image_gives_the_same_alone_and_in_company(model_folder, pictures):
     detector = Detector.from_pretrained(model_folder, device="cpu")
     files = find_images([str(pictures)])
@@ -36,11 +38,10 @@ def test_an_image_gives_the_same_alone_and_in_company(model_folder, pictures):
     for file, found in zip(files, together, strict=True):
         alone = detector(file, threshold=0.0)
         assert len(alone) == len(found) == 30
-        for a, b in zip(alone, found, strict=True):
-            assert a.label == b.label and a.score == pytest.approx(b.score, abs=1e-4)
-            assert a.box == pytest.approx(b.box, abs=0.02)
+        assert_same_detections(alone, found, score=1e-4, box=0.02)
 
 
+@pytest.mark.numeric
 def test_detections_are_those_of_the_processor_and_the_model(model_folder, pictures):
     detector = Detector.from_pretrained(model_folder, device="cpu")
     processor = ConditionalDetrImageProcessor.from_pretrained(model_folder)
@@ -51,23 +52,30 @@ def test_detections_are_those_of_the_processor_and_the_model(model_folder, pictu
     (expected,) = processor.post_process_object_detection(outputs, target_sizes=[(60, 80)], threshold=0.0)
     for form in (image, str(pictures / "1.png"), pictures / "1.png"):
         found = detector(form, threshold=0.0)
-        assert [d.score for d in found] == pytest.approx(expected["scores"].tolist(), abs=1e-4)
-        assert found[0].box == pytest.approx(expected["boxes"][0].tolist(), abs=0.02)
-        assert found[0].label == detector.model.config.id2label[int(expected["labels"][0])]
+        named = [
+            {"label": detector.model.config.id2label[label], "score": score, "box": box}
+            for label, score, box in rows(expected)
+        ]
+        assert_same_detections(found, named, score=1e-4, box=0.02)
+        assert [d.score for d in found] == sorted((d.score for d in found), reverse=True)
 
 
+@pytest.mark.numeric
 def test_predict_writes_json_lines_and_pictures(model_folder, pictures, tmp_path):
-    code = main(["predict", "--model", str(model_folder), "--images", str(pictures), "--output", str(tmp_path / "out"),
-                 "--threshold", "0.1", "--workers", "0", "--device", "cpu"])  # fmt: skip
-    assert code == 0
-    rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert [row["file"] for row in rows] == [str(pictures / f"{i}.png") for i in range(3)]
-    assert (rows[2]["width"], rows[2]["height"]) == (50, 90)
     detector = Detector.from_pretrained(model_folder, device="cpu")
-    for row in rows:
-        found = detector(row["file"], threshold=0.1)
-        assert [d["label"] for d in row["detections"]] == [d.label for d in found]
-        assert all(d["score"] >= 0.1 for d in row["detections"])
+    every = detector.detect(find_images([str(pictures)]), threshold=0.0)
+    threshold = threshold_between([d.score for found in every for d in found])
+    code = main(["predict", "--model", str(model_folder), "--images", str(pictures), "--output", str(tmp_path / "out"),
+                 "--threshold", str(threshold), "--workers", "0", "--device", "cpu"])  # fmt: skip
+    assert code == 0
+    written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in written] == [str(pictures / f"{i}.png") for i in range(3)]
+    assert (written[2]["width"], written[2]["height"]) == (50, 90)
+    assert 0 < sum(len(row["detections"]) for row in written) < 90
+    for row in written:
+        found = detector(row["file"], threshold=threshold)
+        assert_same_detections(row["detections"], found, score=2e-4, box=0.03)  # written with four and two digits
+        assert all(d["score"] >= threshold - 1e-4 for d in row["detections"])
         with Image.open(row["picture"]) as picture:  # enlarged by a whole factor until labels can be read
             factor = picture.width // row["width"]
             assert picture.size == (row["width"] * factor, row["height"] * factor) and min(picture.size) >= 256
@@ -92,8 +100,8 @@ def test_two_images_of_one_name_get_two_pictures(model_folder, pictures, tmp_pat
     (pictures / "more").mkdir()
     (pictures / "0.png").rename(pictures / "more/1.png")
     detector = Detector.from_pretrained(model_folder, device="cpu")
-    rows = predict(detector, find_images([str(pictures)]), tmp_path / "out", workers=0)
-    assert len({row["picture"] for row in rows}) == 3
+    written = predict(detector, find_images([str(pictures)]), tmp_path / "out", workers=0)
+    assert len({row["picture"] for row in written}) == 3
 
 
 def test_files_folders_and_patterns_are_found_once(pictures):
@@ -112,8 +120,8 @@ def test_unreadable_images_stop_or_are_reported(model_folder, pictures, tmp_path
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "2.png" in message and "--skip_bad_images" in message  # headers are read first
     assert main([*arguments, "--skip_bad_images", "true"]) == 0
-    rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
-    assert ["error" in row for row in rows] == [False, True, True]
+    written = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert ["error" in row for row in written] == [False, True, True]
 
 
 def test_a_narrow_picture_is_not_made_huge():

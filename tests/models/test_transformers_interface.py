@@ -9,23 +9,27 @@ from small_models import FAMILIES, randomise, small_model
 
 import conditional_detr
 
+pytestmark = pytest.mark.numeric
+
 EXPRESSIBLE = dict(backbone_norm="frozen", output_stride=32)
+TOLERANCE = 1e-7  # positions are computed in float32, there and here
 STEMS = {"conditional_detr": "ConditionalDetr", "detr": "Detr"}
 
 
 def pair(folder, family, kind="ForObjectDetection", **values):
-    """(ours, theirs) with the same weights."""
+    """(ours, theirs) with the same weights, in float64."""
     randomise(small_model(family, **EXPRESSIBLE, **values)).save_pretrained(folder)
     name = STEMS[family] + kind
     ours = getattr(conditional_detr, name).from_pretrained(folder)
     theirs = getattr(transformers, name).from_pretrained(folder, attn_implementation="eager")
-    return ours.eval(), theirs.eval()
+    return ours.double().eval(), theirs.double().eval()
 
 
 def assert_same(a, b, name):
     if isinstance(b, torch.Tensor):
         assert a.shape == b.shape, name
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-4, msg=lambda text: f"{name}: {text}")
+        assert a.dtype == b.dtype, name
+        torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE, msg=lambda text: f"{name}: {text}")
     elif isinstance(b, dict):
         assert set(a) >= set(b), name
         for key in b:
@@ -41,7 +45,7 @@ def assert_same(a, b, name):
 @pytest.mark.parametrize("kind", ["Model", "ForObjectDetection"])
 def test_every_output_is_transformers(family, kind, tmp_path):
     ours, theirs = pair(tmp_path, family, kind)
-    pixels = torch.randn(2, 3, 96, 128)
+    pixels = torch.randn(2, 3, 96, 128, dtype=torch.float64)
     wanted = dict(output_attentions=True, output_hidden_states=True)
     a, b = ours(pixels, **wanted), theirs(pixels, **wanted)
     assert list(a) == list(b)
@@ -73,7 +77,7 @@ def test_the_configuration_says_what_is_returned_unless_the_call_does(tmp_path):
 def test_masked_queries_and_given_content_are_transformers(tmp_path):
     """In transformers' DETR; its Conditional DETR takes these arguments and ignores them."""
     ours, theirs = pair(tmp_path, "detr")
-    pixels, content = torch.randn(2, 3, 96, 128), torch.randn(2, 10, 32)
+    pixels, content = torch.randn(2, 3, 96, 128).double(), torch.randn(2, 10, 32).double()
     mask = torch.ones(2, 10, dtype=torch.long)
     mask[0, 4:] = 0
     given = dict(decoder_attention_mask=mask, decoder_inputs_embeds=content)
@@ -85,8 +89,8 @@ def test_masked_queries_and_given_content_are_transformers(tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_masked_query_changes_no_other(family):
-    model = randomise(small_model(family)).eval()
-    pixels, content = torch.randn(1, 3, 64, 64), torch.randn(1, 10, 32)
+    model = randomise(small_model(family)).double().eval()
+    pixels, content = torch.randn(1, 3, 64, 64).double(), torch.randn(1, 10, 32).double()
     other = content.clone()
     other[:, 7] += 1
     mask = torch.ones(1, 10)
@@ -100,8 +104,8 @@ def test_a_masked_query_changes_no_other(family):
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_encoder_outputs_replace_the_encoder(family):
-    model = randomise(small_model(family)).eval()
-    pixels = torch.randn(2, 3, 64, 96)
+    model = randomise(small_model(family)).double().eval()
+    pixels = torch.randn(2, 3, 64, 96, dtype=torch.float64)
     once = model(pixels, output_hidden_states=True)
     memory = once.encoder_last_hidden_state
     for form in (

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".json")
+FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".json", ".yaml", ".yml")
 
 
 def find_file(name: str | Path, file_name: str, *, required: bool = True, **options: Any) -> Path | None:
@@ -21,7 +21,8 @@ def find_file(name: str | Path, file_name: str, *, required: bool = True, **opti
         options: `revision`, `cache_dir`, `token`, `local_files_only`, as `huggingface_hub.hf_hub_download` takes them.
 
     Raises:
-        OSError: no such folder or repository, no network, or a required file is absent.
+        OSError: no such folder or repository, or a required file is absent.
+        ConnectionError: no network; it is an OSError, too.
     """
     folder = Path(name)
     if not str(name):
@@ -31,7 +32,11 @@ def find_file(name: str | Path, file_name: str, *, required: bool = True, **opti
         if path.is_file():
             return path
         if required:
-            raise OSError(f"{folder} holds no {file_name}: not the folder of a saved model")
+            of_run = next(
+                (inner for inner in (folder / "model", folder / "best") if (inner / file_name).is_file()), None
+            )
+            hint = f"the run's model is in {of_run}" if of_run else "not the folder of a saved model"
+            raise OSError(f"{folder} holds no {file_name}: {hint}")
         return None
     said_to_be_here = folder.is_absolute() or str(name).startswith(".") or folder.suffix in FILE_SUFFIXES
     if said_to_be_here or str(name).count("/") > 1:
@@ -52,7 +57,7 @@ def find_file(name: str | Path, file_name: str, *, required: bool = True, **opti
     except LocalEntryNotFoundError:
         if not required and _cached(name, **options):
             return None
-        raise OSError(
+        raise ConnectionError(
             f"{name} is neither a folder here nor in the local cache, and the hub cannot be reached: "
             "check the name, connect, or give a folder"
         ) from None

@@ -163,7 +163,8 @@ def to_memory(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
                 matched = _regex(pattern).fullmatch(name) if pattern else None
                 if matched:
                     known = True
-                    part = tensor.chunk(3)[SLOTS.index(pattern[-2])] if pattern.endswith("]") else tensor
+                    packed = pattern.endswith("]") and tensor.dim() > 0 and len(tensor) >= 3
+                    part = tensor.chunk(3)[SLOTS.index(pattern[-2])] if packed else tensor
                     renamed[_fill(row.c, matched.groups())] = part
         if not known:
             renamed[name] = tensor

@@ -41,6 +41,11 @@ def config_from_weights(
             "the file is not an original Conditional DETR or DETR checkpoint (no class_embed and query_embed in it), "
             "and there is no config.json beside it"
         )
+    encoder_layers = _count(weights, "transformer.encoder.layers.")
+    needed = ["class_embed.weight", "query_embed.weight", "transformer.decoder.layers.0.linear1.weight"]
+    for name in needed + (["transformer.encoder.layers.0.linear1.weight"] if encoder_layers else []):
+        if name not in weights or weights[name].dim() != 2:
+            raise ValueError(f"the weights have no matrix called {name}: the file is incomplete or damaged")
     conditional = "transformer.decoder.ref_point_head.layers.0.weight" in weights
     config_class = CONFIG_CLASSES["conditional_detr" if conditional else "detr"]
     body = "backbone.0.body."
@@ -55,20 +60,20 @@ def config_from_weights(
         "num_labels": classes,
         "num_queries": weights["query_embed.weight"].shape[0],
         "d_model": weights["query_embed.weight"].shape[1],
-        "encoder_layers": _count(weights, "transformer.encoder.layers."),
+        "encoder_layers": encoder_layers,
         "decoder_layers": _count(weights, "transformer.decoder.layers."),
         "decoder_ffn_dim": weights["transformer.decoder.layers.0.linear1.weight"].shape[0],
         "position_embedding_type": "learned" if "backbone.1.row_embed.weight" in weights else "sine",
     }
-    if values["encoder_layers"]:
+    if encoder_layers:
         values["encoder_ffn_dim"] = weights["transformer.encoder.layers.0.linear1.weight"].shape[0]
-    if args is not None:
+    if isinstance(args, argparse.Namespace):
         said = vars(args)
         values["encoder_attention_heads"] = values["decoder_attention_heads"] = said.get("nheads", 8)
-        values["dilation"] = bool(said.get("dilation", False))
+        values["dilation"] = said.get("dilation", False)
         if "dropout" in said:
             values["dropout"] = values["attention_dropout"] = values["activation_dropout"] = said["dropout"]
-        values["auxiliary_loss"] = bool(said.get("aux_loss", True))
+        values["auxiliary_loss"] = said.get("aux_loss", True)
     if classes in COCO_LABELS and not {"num_labels", "id2label"} & set(overrides):  # the published checkpoints
         values["id2label"] = COCO_LABELS[classes]
         if classes > LAST_THING + 1:

@@ -18,7 +18,7 @@ from .card import model_card, write_card
 from .files import read_weights, write_atomically, write_json
 from .hub import upload_folder
 from .names import MASK_PREFIXES, to_disk, to_memory, without_detector_prefix
-from .reading import config_of_weights, read_config, read_weight_files
+from .reading import config_of_weights, is_original, read_config, read_weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class PretrainedModel(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        name: str | Path,
+        pretrained_model_name_or_path: str | Path,
         *,
         config: DetectionConfig | None = None,
         dtype: torch.dtype | str | None = None,
@@ -70,7 +70,8 @@ class PretrainedModel(nn.Module):
         """Load a model, in evaluation mode.
 
         Args:
-            name: a folder with `config.json` and weights; an original `.pth` file; or a name on the Hugging Face hub.
+            pretrained_model_name_or_path: a folder with `config.json` and weights; an original `.pth` file; or a name on
+                the Hugging Face hub.
             config: replaces the checkpoint's configuration.
             dtype: of the weights, a type or its name; "auto" for the file's own, None for float32.
             torch_dtype: older name of `dtype`.
@@ -94,21 +95,30 @@ class PretrainedModel(nn.Module):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        path = Path(name)
-        if path.is_file():
-            weights = without_detector_prefix(read_weights(path))
+        name = pretrained_model_name_or_path
+        source = Path(name)
+        described = ""
+        if source.is_file():
+            weights = without_detector_prefix(read_weights(source))
             if config is None:
-                config = config_of_weights(path, weights, cls.config_class, overrides)
+                config = config_of_weights(source, weights, cls.config_class, overrides)
+                beside = source.parent / "config.json"
+                described = str(beside if beside.is_file() and not is_original(weights) else source)
         else:
             if config is None:
                 config = read_config(name, cls.config_class, overrides, **files)
-            weights = without_detector_prefix(read_weight_files(name, **files))
+                described = f"{name}/config.json"
+            source, weights = read_weight_files(name, **files)
+            weights = without_detector_prefix(weights)
         resized = tuple(overrides) if {"num_labels", "id2label", "num_queries"} & set(overrides) else ()
         if dtype is None:
-            dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
+            dtype = next((value.dtype for value in weights.values() if value.is_floating_point()), torch.float32)
         weights = {key: value.to(dtype) if value.is_floating_point() else value for key, value in weights.items()}
-        model = cls._build_empty(config)
-        model._load(weights, str(name), allow_new=bool(resized), allow_any=ignore_mismatched_sizes)
+        try:
+            model = cls._build_empty(config)
+        except ValueError as error:
+            raise ValueError(f"{described}: {error}" if described else str(error)) from None
+        model._load(weights, source, described, allow_new=bool(resized), allow_any=ignore_mismatched_sizes)
         return model.eval().to(device, dtype)
 
     @classmethod
@@ -118,8 +128,13 @@ class PretrainedModel(nn.Module):
         with torch.device("meta"):
             return cls(config)
 
-    def _load(self, weights: dict[str, Tensor], source: str, allow_new: bool, allow_any: bool) -> None:
-        """Fill the (empty) module, or say by name what does not fit."""
+    def _load(self, weights: dict[str, Tensor], source: Path, described: str, allow_new: bool, allow_any: bool) -> None:
+        """Fill the (empty) module, or say by name what does not fit.
+
+        Args:
+            source: the file of the weights, for messages.
+            described: the file of the configuration, for messages; "" for a caller's own.
+        """
         own = self.state_dict()
         state = self._with_own_prefix(to_memory(_with_model_prefix(weights), self.config.model_type))
         segments = any(n.startswith(MASK_PREFIXES) for n in own)
@@ -144,13 +159,24 @@ class PretrainedModel(nn.Module):
         wrong = [
             f"{n} is {tuple(state[n].shape)}, the model needs {tuple(own[n].shape)}" for n in mismatched if n not in new
         ]
+        unlike = [
+            f"{n} is {state[n].dtype}"
+            for n in own
+            if n in state and own[n].is_floating_point() != state[n].is_floating_point()
+        ]
         problems = [
-            f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
-            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another size", wrong))
+            f"{len(names)} {what}: {', '.join(_printable(n) for n in names[:5])}{', …' if len(names) > 5 else ''}"
+            for what, names in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of another size", wrong),
+                ("of another type", unlike),
+            )
             if names
         ]
         if problems:
-            raise ValueError(f"{source} does not fit {type(self).__name__}; weights {'; '.join(problems)}")
+            whole = type(self).__name__ + (f" as {described} has it" if described not in ("", str(source)) else "")
+            raise ValueError(f"{source} does not fit {whole}; weights {'; '.join(problems)}")
         kept = {n: t for n, t in state.items() if n in own and n not in new}
         if new or new_head or any(n.endswith("num_batches_tracked") for n in own):
             fresh = type(self)(self.config).state_dict()
@@ -172,7 +198,7 @@ class PretrainedModel(nn.Module):
 
     def save_pretrained(
         self,
-        folder: str | Path,
+        save_directory: str | Path,
         *,
         dataset: str | None = None,
         metrics: Mapping[str, float] | None = None,
@@ -205,7 +231,7 @@ class PretrainedModel(nn.Module):
             raise TypeError(f"save_pretrained() got an unknown argument {unknown[0]!r}")
         if not is_main_process:
             return
-        folder = Path(folder)
+        folder = Path(save_directory)
         if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file, not a folder to save a model in")
         self._write(folder, ".", dataset, metrics, state_dict)
@@ -279,7 +305,7 @@ class PretrainedModel(nn.Module):
         values |= {
             "architectures": [type(self).__name__],
             "dtype": str(next(t.dtype for t in state.values() if t.is_floating_point())).removeprefix("torch."),
-            # transformers would feed normalised states on and so change the predictions (docs: trap 2)
+            # with it transformers would feed normalised states to the next layer, and so change the predictions
             "auxiliary_loss": False,
         }
         write_atomically(
@@ -299,6 +325,10 @@ def _warn_of_limits(limits: str, folder: str) -> None:
     if (limits, folder) not in _LIMITS_SAID:
         _LIMITS_SAID.add((limits, folder))
         logger.warning("%s opens in this package only; transformers cannot express %s", folder, limits)
+
+
+def _printable(name: str) -> str:
+    return name if name.isprintable() else ascii(name)
 
 
 def _with_model_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ..config import CONFIG_CLASSES, DetectionConfig
+from ..config import CONFIG_CLASSES, DetectionConfig, shown
 from .files import read_json, read_pickled, read_weights
 from .hub import find_file
 from .names import MASK_PREFIXES, without_detector_prefix
@@ -66,16 +66,17 @@ def _family_and_kind(name: str | Path, files: dict[str, Any]) -> tuple[str, bool
     beside = path.parent / "config.json"
     if path.is_file():
         weights = without_detector_prefix(read_weights(path, only_look=True))
-        if _is_original(weights) or not beside.is_file():
+        if is_original(weights) or not beside.is_file():
             config_of_file = config_of_weights(path, weights, DetectionConfig, {})
             return config_of_file.model_type, any(weight.startswith(MASK_PREFIXES) for weight in weights)
     config = beside if path.is_file() else find_file(name, "config.json", **files)
     assert config is not None
     values = _read_config_file(config)
     family = values.get("model_type")
-    if family not in CONFIG_CLASSES:
-        raise ValueError(f"{config} is of model_type {family!r}; this package knows {', '.join(CONFIG_CLASSES)}")
-    return family, any(str(kind).endswith("ForSegmentation") for kind in values.get("architectures") or ())
+    if not isinstance(family, str) or family not in CONFIG_CLASSES:
+        raise ValueError(f"{config} is of model_type {shown(family)}; this package knows {', '.join(CONFIG_CLASSES)}")
+    kinds = values.get("architectures")
+    return family, isinstance(kinds, list) and any(str(kind).endswith("ForSegmentation") for kind in kinds)
 
 
 def read_config(
@@ -92,7 +93,7 @@ def read_config(
     values = _read_config_file(path)
     if values.get("model_type") != config_class.model_type:
         raise ValueError(
-            f"{path} is of model_type {values.get('model_type')!r}, {config_class.__name__} reads {config_class.model_type!r}"
+            f"{path} is of model_type {shown(values.get('model_type'))}, {config_class.__name__} reads {config_class.model_type!r}"
         )
     # What this package writes and transformers has not written since says neither of these otherwise.
     written_here = "backbone_norm" in values and "transformers_version" not in values
@@ -124,7 +125,7 @@ def config_of_weights(
     Raises:
         ValueError: the file is of another model type, or of none.
     """
-    if (path.parent / "config.json").is_file() and not _is_original(weights):
+    if (path.parent / "config.json").is_file() and not is_original(weights):
         return read_config(path.parent, config_class, overrides)
     args = read_pickled(path, only_look=True).get("args") if path.suffix in PICKLED else None
     if args is None and "dilation" not in overrides and "dc5" in path.name.lower():
@@ -141,28 +142,52 @@ def config_of_weights(
     return config
 
 
-def _is_original(weights: dict[str, Tensor]) -> bool:
+def is_original(weights: dict[str, Tensor]) -> bool:
     return "class_embed.weight" in weights
 
 
-def read_weight_files(name: str | Path, **files: Any) -> dict[str, Tensor]:
-    """The weights of a folder or hub name, in one file or in shards.
+def read_weight_files(name: str | Path, **files: Any) -> tuple[Path, dict[str, Tensor]]:
+    """The weights of a folder or hub name, in one file or in shards, and the file that they, or the names of the shards,
+    are in.
 
     Raises:
         OSError: there are none, or a shard is absent.
-        ValueError: a file is damaged.
+        ValueError: a file is damaged, or the index names files that are not beside it.
     """
     for file_name in WEIGHT_FILES:
         path = find_file(name, file_name, required=False, **files)
         if path:
-            return read_weights(path)
+            return path, read_weights(path)
     for index_name in WEIGHT_INDEXES:
         index = find_file(name, index_name, required=False, **files)
         if index:
-            content = read_json(index)
-            if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
-                raise ValueError(f"{index} is not an index of weights: it has no weight_map")
-            shards = sorted(set(content["weight_map"].values()))
-            paths = [find_file(name, shard, **files) for shard in shards]
-            return {key: tensor for path in paths if path for key, tensor in read_weights(path).items()}
+            weights: dict[str, Tensor] = {}
+            for shard in _shards(index):
+                try:
+                    path = find_file(name, shard, **files)
+                except OSError as error:
+                    raise OSError(f"{index} names a file that is not there: {error}") from None
+                weights.update(read_weights(path) if path else {})
+            return index, weights
     raise OSError(f"{name} holds no weights: none of {', '.join(WEIGHT_FILES + WEIGHT_INDEXES)}")
+
+
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, each once. They lie beside it: a path to elsewhere is refused, not followed."""
+    content = read_json(index)
+    if not isinstance(content, dict) or not isinstance(content.get("weight_map"), dict):
+        raise ValueError(f"{index} is not an index of weights: it has no weight_map")
+    suffix = Path(index.name.removesuffix(".index.json")).suffix
+    for weight, shard in content["weight_map"].items():
+        if (
+            not isinstance(shard, str)
+            or not shard.isprintable()
+            or not shard.endswith(suffix)
+            or PurePosixPath(shard).name != shard
+            or PureWindowsPath(shard).name != shard
+        ):
+            raise ValueError(
+                f"{index}: weight_map names {shown(shard)} for {shown(weight)}; it must be the name of a {suffix} file "
+                "beside the index"
+            )
+    return sorted(set(content["weight_map"].values()))

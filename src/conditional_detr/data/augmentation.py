@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import get_type_hints
+
+from ..options import checked
 
 PAPER_SCALES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
@@ -34,6 +37,8 @@ class Augmentation:
     color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(Augmentation).items():
+            setattr(self, name, checked(f"augmentation.{name}", getattr(self, name), kind))
         for name in ("horizontal_flip", "vertical_flip", "crop", "color_jitter"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augmentation.{name} is {getattr(self, name)}, not in 0…1")

@@ -177,8 +177,11 @@ def find_split(
 
     Raises:
         FileNotFoundError: the folder is missing, empty, or has none of these; what was looked for is named.
+        NotADirectoryError: it is a file.
     """
     root = Path(folder)
+    if root.is_file():
+        raise NotADirectoryError(f"{root} is a file: data is a folder that holds annotations and images")
     if not root.is_dir():
         raise FileNotFoundError(f"data folder {root} does not exist")
     if not any(root.iterdir()):

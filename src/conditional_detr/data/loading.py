@@ -27,6 +27,8 @@ from .transforms import augment, augment_masks
 # Under `group_by_shape`, images are sorted by shape within this many batches: enough that most batches are of one shape,
 # and few enough that epochs still differ.
 GROUPING_WINDOW = 32
+# Images of a step that may be the same ones again, where the data set has fewer: the largest batch of the recipes.
+REPEATED_BATCH = 64
 
 
 @dataclass
@@ -44,6 +46,9 @@ class Batch:
         """Called by the loader where the batch is bound for a GPU."""
         self.images = self.images.pin_memory()
         self.pixel_mask = None if self.pixel_mask is None else self.pixel_mask.pin_memory()
+        for label in self.labels:  # boxes and classes are sent all at once, see `matcher.gather_targets`
+            if "masks" in label:
+                label["masks"] = label["masks"].pin_memory()
         return self
 
 
@@ -160,7 +165,7 @@ class TrainingBatches(Sampler):
 
     A step takes `batch_size` images in all, the next ones of the epoch's permutation, whatever the number of processes
     and micro-batches they are split over. Images that do not fill a last step are left for the next epoch's
-    permutation; a set smaller than a step is repeated to fill it.
+    permutation; a set smaller than a step is repeated to fill it, if that is of at most `REPEATED_BATCH` images.
 
     Args:
         sizes: (N, 2) height and width of the images.
@@ -169,6 +174,9 @@ class TrainingBatches(Sampler):
         own_parts: which of these are this process's.
         start_step: optimizer steps already done.
         group_by_shape: put images of like shape into a batch, so that less padding is computed.
+
+    Raises:
+        ValueError: a step would take the same images again and again.
     """
 
     def __init__(
@@ -183,6 +191,11 @@ class TrainingBatches(Sampler):
         start_step: int = 0,
         group_by_shape: bool = False,
     ) -> None:
+        if batch_size > max(len(sizes), REPEATED_BATCH):
+            raise ValueError(
+                f"batch_size is {batch_size}, and there are {len(sizes)} training images: a step would see the same ones "
+                f"many times over. Take at most {max(len(sizes), REPEATED_BATCH)}"
+            )
         self.sizes, self.batch_size, self.own_parts = sizes, batch_size, own_parts
         self.epochs, self.seed, self.start_step, self.group_by_shape = epochs, seed, start_step, group_by_shape
         self.part_size = batch_size // parts

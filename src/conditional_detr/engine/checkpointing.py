@@ -1,16 +1,42 @@
-"""A run's state on disk: checkpoints that are whole or absent, and resuming from them exactly."""
+"""A run's state on disk: checkpoints that are whole or absent, checked before they are used."""
 
 from __future__ import annotations
 
 import logging
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ..checkpoints.files import read_pickled, write_atomically
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """Where a run is."""
+
+    step: int = 0
+    evaluated_step: int = 0  # the step of the last evaluation; one that is due after `step` is done on resuming
+    best: float = -1.0  # of the task's headline figure
+    best_step: int = 0
+    evaluations_since_best: int = 0
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Progress:
+        """Of a checkpoint's content."""
+        progress = _with_evaluated_step(state["progress"])
+        return cls(**{spec.name: progress[spec.name] for spec in fields(cls)})
+
+
+def _with_evaluated_step(progress: dict[str, Any]) -> dict[str, Any]:
+    """Versions that did not keep it wrote a checkpoint after the evaluation."""
+    return {"evaluated_step": progress.get("step"), **progress}
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -32,10 +58,111 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, and its content. Damaged ones are passed over, and named."""
+    """The newest checkpoint that can be read, and its content."""
+    return next(readable_checkpoints(folder), None)
+
+
+def readable_checkpoints(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The checkpoints that can be read, newest first, and their content. Damaged ones are passed over, and named."""
     for path in reversed(checkpoints(folder)):
         try:
-            return path, read_pickled(path)
+            yield path, read_checkpoint(path)
         except (ValueError, OSError) as error:
             logger.warning("%s; trying the one before", error)
-    return None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint whose bytes are those that were written.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged; the message names the file.
+    """
+    state = read_pickled(path)
+    try:  # PyTorch does not look at the check sums
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if damaged:
+        raise ValueError(f"{path} is damaged: the check sum of {damaged} is wrong")
+    return state
+
+
+def check_form(path: Path, state: Any) -> None:
+    """Check that the content of a checkpoint has the form of one: `recipe`, `data`, `model`, `optimizer` and `progress`;
+    `config` (of the model), `ema` and `scaler` may be absent or None.
+
+    Raises:
+        ValueError: it has not; the message names the file.
+    """
+    kinds = {"recipe": dict, "data": list, "model": Mapping, "optimizer": dict, "progress": dict}
+    absent = [name for name in kinds if name not in state] if isinstance(state, dict) else list(kinds)
+    if absent:
+        raise ValueError(
+            f"{path} is not a checkpoint of a training run (it has no {absent[0]}); start from weights with --init_from"
+        )
+    for name, kind in {**kinds, "config": dict, "ema": Mapping, "scaler": dict}.items():
+        if not isinstance(value := state.get(name), kind) and not (value is None and name not in kinds):
+            raise ValueError(f"{path} is damaged: its {name} is of type {type(value).__name__}")
+    progress = _with_evaluated_step(state["progress"])
+    for spec in fields(Progress):
+        value = progress.get(spec.name)
+        if isinstance(value, bool) or not isinstance(value, int | (float if spec.name == "best" else int)):
+            raise ValueError(f"{path} is damaged: progress has {spec.name} {value!r}, which is no number")
+    number = path.stem.removeprefix("step-")
+    if number.isdigit() and int(number) != progress["step"]:
+        raise ValueError(f"{path} is damaged: it says that it is of step {progress['step']}")
+
+
+def check_fit(
+    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+) -> None:
+    """Check that a checkpoint's tensors have the names and shapes of what they will be loaded into. PyTorch checks
+    neither all of them nor before it has loaded some.
+
+    Raises:
+        ValueError: the first that does not fit.
+    """
+    _check_tensors("model", state["model"], model.state_dict())
+    if average is not None:
+        if state.get("ema") is None:
+            raise ValueError("it has no moving average of the weights (ema), and the recipe asks for one")
+        _check_tensors("ema", state["ema"], average.state_dict())
+    saved = state["optimizer"]
+    try:
+        groups = [{**group, "params": list(group["params"])} for group in saved["param_groups"]]
+        states = {int(number): dict(values) for number, values in saved["state"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError("its optimizer has not the form of one") from None
+    own_groups = optimizer.state_dict()["param_groups"]
+    decided = ("params", "base_lr", "betas", "eps", "weight_decay")  # by the recipe, which is the same
+    if [[_comparable(g.get(n)) for n in decided] for g in groups] != [
+        [_comparable(g[n]) for n in decided] for g in own_groups
+    ]:
+        raise ValueError("its optimizer is of other parameters or settings than the recipe's")
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+    if not set(states) <= set(parameters) or (state["progress"]["step"] and not states):
+        raise ValueError(f"its optimizer has a state for {len(states)} parameters, the model has {len(parameters)}")
+    for number, values in states.items():
+        parameter = parameters[number]
+        own = {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}
+        for name, shape in own.items():
+            value = values.get(name)
+            if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
+                raise ValueError(f"its optimizer's {name} of parameter {number} has not the shape {shape}")
+
+
+def _comparable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_tensors(what: str, saved: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    if different := sorted(set(map(str, saved)) ^ set(own)):
+        where = "lacks" if different[0] in own else "has, but should not,"
+        raise ValueError(f"its {what} {where} {different[0]} ({len(different)} such tensors)")
+    for name, tensor in own.items():
+        value = saved[name]
+        if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
+            found = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"its {what} has {name} as {found}, not {tuple(tensor.shape)} {tensor.dtype}")

@@ -20,6 +20,7 @@ from ..processing.image_processor import DetectionImageProcessor
 from .coco_metrics import coco_metrics, panoptic_metrics
 from .inference import Source, detect
 from .panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row
+from .stopping import Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +89,19 @@ def predict_dataset(
     precision: torch.dtype | None = None,
     panoptic_threshold: float | None = None,
     progress: Callable[[int], Any] | None = None,
+    stop: Callable[[], int] | None = None,
 ) -> Predictions:
     """Detect in every image of a data set, exactly once over all processes; with masks and maps where the data set was
     read with them.
+
+    Args:
+        stop: asked after each image; a signal's number other than 0 ends it, on all processes.
 
     Returns:
         The predictions; complete on every process.
 
     Raises:
+        Interrupted: `stop` said so, on any process.
         ValueError: the model's classes do not map to the data's by name, or it has no masks and the data set does.
     """
     task = task_of_data(coco)
@@ -116,7 +122,10 @@ def predict_dataset(
         model, processor, sources, threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
         share=share, precision=precision, task=task, panoptic_threshold=panoptic_threshold, progress=progress,
     )  # fmt: skip
+    asked = 0
     for index, one in found:
+        if stop is not None and (asked := stop()):
+            break
         if isinstance(one, str):
             bad.append(one)
             continue
@@ -138,8 +147,11 @@ def predict_dataset(
         logger.warning("%d images could not be read and count as without detections; first: %s", len(bad), bad[0])
     if many:
         parts: list[Any] = [None] * share[1]
-        dist.all_gather_object(parts, predictions)
-        predictions = Predictions([r for part in parts for r in part.results], [m for part in parts for m in part.maps])
+        dist.all_gather_object(parts, (predictions, asked))
+        predictions = Predictions([r for p, _ in parts for r in p.results], [m for p, _ in parts for m in p.maps])
+        asked = max(number for _, number in parts)
+    if asked:
+        raise Interrupted(asked, "the evaluation is not finished")
     predictions.results.sort(key=lambda row: (row["image_id"], -row["score"]))
     predictions.maps.sort(key=lambda pair: pair[0]["image_id"])
     return predictions

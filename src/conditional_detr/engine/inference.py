@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import Task
 from ..data.loading import batches_by_shape
+from ..data.workers import batches_of, leave_signals_to_the_parent
 from ..models.outputs import DetectionOutput
+from ..precision import at_least_float32
 from ..processing.image_processor import DetectionImageProcessor
 from ..processing.pixels import normalize, pad, resize
 from ..processing.reading import ImageFile, printable, read_resized, warnings_of
@@ -145,6 +147,7 @@ def detect(
         num_workers=min(workers, len(batches)),
         collate_fn=list,
         pin_memory=model.device.type == "cuda",
+        worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator(),  # its own, so that evaluation in the middle of training draws nothing from it
     )
 
@@ -169,14 +172,15 @@ def detect(
         if progress is not None:
             progress(len(refused))
     before: tuple[list[tuple[int, Tensor | str]], Begun | None] | None = None
-    for samples in loader:
-        images = [image for _, image in samples if not isinstance(image, str)]
-        now = samples, start(model, processor, images, wanted, precision) if images else None
+    with batches_of(loader) as prepared:
+        for samples in prepared:
+            images = [image for _, image in samples if not isinstance(image, str)]
+            now = samples, start(model, processor, images, wanted, precision) if images else None
+            if before is not None:
+                yield from results(*before)
+            before = now
         if before is not None:
             yield from results(*before)
-        before = now
-    if before is not None:
-        yield from results(*before)
 
 
 class Wanted(NamedTuple):
@@ -260,7 +264,7 @@ def start(
     with enough_memory(device), _autocast(device, precision), _bounded_graphs(model, (*pixels.shape, mask is None)):
         output = detector(pixels, mask, **options)
     if wanted.task == "detection":
-        output = torch.cat((output.logits.float(), output.pred_boxes.float()), dim=-1)
+        output = torch.cat((at_least_float32(output.logits), at_least_float32(output.pred_boxes)), dim=-1)
     if device.type != "cuda":
         return Begun(output, None)
     if wanted.task == "detection":
@@ -290,7 +294,7 @@ def finish(
             least = wanted.segment_threshold(model.config.model_type)
             maps = merge_panoptic(output, sigmoid, sizes, model.config.is_thing, least)
             found = [{**one, **drawn} for one, drawn in zip(found, maps, strict=True)]
-        found = _with_facts(found, output.logits.float().cpu(), sigmoid, wanted.threshold)
+        found = _with_facts(found, at_least_float32(output.logits).cpu(), sigmoid, wanted.threshold)
         return [{k: v.cpu() if isinstance(v, Tensor) else v for k, v in one.items()} for one in found]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,23 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from ..checkpoints.files import write_atomically
 
 LINE_SECONDS = 30  # between lines where the output is not a terminal
+
+
+@dataclass
+class Pace:
+    """How fast training goes, between two lines of the log. Evaluating and saving do not count."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0  # seconds of these in which there was no batch yet
+    padding: float = 0.0  # sum over steps of the share of the canvas that is padding
+
+    def shares(self, batch_size: int) -> dict[str, float]:
+        return {
+            "images_per_second": round(batch_size * self.steps / self.seconds, 2),
+            "data_share": round(self.waiting / self.seconds, 3),
+            "padding_share": round(self.padding / self.steps, 3),
+        }
 
 
 class Journal:
@@ -42,14 +60,17 @@ class Journal:
         )
         self.task = self.progress.add_task("train", total=total_steps, status="")
 
-    def start(self, step: int) -> None:
-        """Forget what a run before wrote after the checkpoint that training continues from; all of it at step 0."""
+    def start(self, step: int, evaluated_step: int) -> None:
+        """Forget what a run before wrote after the checkpoint that training continues from (all of it at step 0), and
+        what a killed run or another program left that is no row."""
         if self.path.is_file():
-            rows = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
-            self.rows = [row for row in rows if row["step"] <= step]
-            text = "".join(json.dumps(row) + "\n" for row in self.rows)
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+            rows = [row for row in map(_row, text.splitlines()) if row is not None]
+            last = {"train": step, "eval": evaluated_step}
+            self.rows = [row for row in rows if row["step"] <= last.get(row["kind"], step)]
+            kept = "".join(json.dumps(row) + "\n" for row in self.rows)
             if self.main:
-                write_atomically(self.path, lambda beside: beside.write_text(text))
+                write_atomically(self.path, lambda beside: beside.write_text(kept, encoding="utf-8"))
         self.first_step = step
         self.progress.update(self.task, completed=step)
 
@@ -102,3 +123,14 @@ class Journal:
             axis.spines[["top", "right"]].set_visible(False)
         write_atomically(self.folder / "curves.png", lambda beside: figure.savefig(beside, dpi=110, format="png"))
         plt.close(figure)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """A line of `log.jsonl`; None where it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    good = isinstance(row, dict) and row.get("kind") in ("train", "eval")
+    numbers = good and all(isinstance(row.get(name), int | float) for name in ("step", "epoch"))
+    return row if numbers else None

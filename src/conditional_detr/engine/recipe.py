@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
 from ..config import CONFIG_CLASSES, DetectionConfig, Task
 from ..data.augmentation import Augmentation
+from ..options import checked, expectation, instead
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 # What a resumed run may change: it decides where and how often things are written or how fast data arrives, not what
@@ -22,8 +25,32 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 FREE_ON_RESUME = (
     "data", "train_annotations", "train_images", "val_annotations", "val_images",  # what is in them is compared instead
     "output", "resume", "init_from", "workers", "keep_checkpoints", "checkpoint_steps", "log_steps", "eval_batch_size",
-    "accumulate", "gradient_checkpointing", "compile", "tensorboard",
+    "accumulate", "gradient_checkpointing", "compile", "tensorboard", "threads",
 )  # fmt: skip
+# The fields by what they are about, in the order in which `cdetr train --help` shows them.
+GROUPS = {
+    "data": (
+        "data", "train_annotations", "train_images", "val_annotations", "val_images", "task", "skip_bad_images",
+        "augmentation", "group_by_shape",
+    ),
+    "model": ("init_from", "model", "freeze_detector"),
+    "optimisation": (
+        "epochs", "batch_size", "accumulate", "lr", "backbone_lr", "weight_decay", "clip_norm", "schedule",
+        "drop_epochs", "warmup_steps", "ema", "seed",
+    ),
+    "evaluation": ("image_size", "max_size", "eval_epochs", "eval_batch_size", "early_stopping"),
+    "speed and memory": ("precision", "compile", "gradient_checkpointing", "workers", "threads"),
+    "running": ("output", "resume", "checkpoint_steps", "keep_checkpoints", "log_steps", "tensorboard"),
+}  # fmt: skip
+POSITIVE = (
+    "image_size", "max_size", "epochs", "batch_size", "accumulate", "lr", "eval_epochs", "eval_batch_size",
+    "keep_checkpoints", "log_steps",
+)  # fmt: skip
+NOT_NEGATIVE = (
+    "backbone_lr", "weight_decay", "clip_norm", "warmup_steps", "early_stopping", "checkpoint_steps", "seed", "threads",
+)  # fmt: skip
+# More of these is a slip of the hand: it would end in years, or in more processes than a system has.
+MOST = {"epochs": 1_000_000, "workers": 1024, "threads": 1024}
 
 
 @dataclass
@@ -78,6 +105,8 @@ class Recipe:
         tensorboard: Write TensorBoard files, if it is installed.
         workers: Processes that load images, for each training process. -1: one for each core, at most 8.
         seed: Decides everything that is random.
+        threads: CPU threads of each process. 0: as PyTorch is set; the command line sets it at the start to what other
+            programs leave free. A resumed run takes as many as before, as another number rounds differently.
     """
 
     task: Task = "detection"
@@ -119,24 +148,26 @@ class Recipe:
     tensorboard: bool = True
     workers: int = -1
     seed: int = 0
+    threads: int = 0
 
     def __post_init__(self) -> None:
-        positive = (
-            "image_size",
-            "max_size",
-            "epochs",
-            "batch_size",
-            "accumulate",
-            "lr",
-            "eval_epochs",
-            "eval_batch_size",
-        )
-        for name in (*positive, "keep_checkpoints", "log_steps"):
+        for name, kind in field_types().items():
+            setattr(self, name, _checked_field(name, getattr(self, name), kind))
+        if isinstance(self.augmentation, dict):
+            self.augmentation = Augmentation(**self.augmentation)
+        for name in POSITIVE:
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
-        for name in ("backbone_lr", "weight_decay", "clip_norm", "warmup_steps", "early_stopping", "checkpoint_steps"):
+        for name in NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at most {most:,}")
+        if self.workers < -1:
+            raise ValueError(f"workers is {self.workers}; it is a number of processes, or -1 for one for each core")
+        if any(epoch < 1 for epoch in self.drop_epochs):
+            raise ValueError(f"drop_epochs is {self.drop_epochs}; epochs count from 1")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; a decay is at least 0 and below 1, such as 0.999")
         for split in ("train", "val"):
@@ -161,8 +192,10 @@ class Recipe:
             raise ValueError(f"model.family is {family!r}; it is one of {', '.join(CONFIG_CLASSES)}")
         known = {spec.name for spec in dataclasses.fields(CONFIG_CLASSES[family])}
         for name in sorted(set(values) - known):
-            close = difflib.get_close_matches(name, known, n=3) or sorted(known)
-            raise ValueError(f"model has no field {name!r}; did you mean {' or '.join(close)}?")
+            raise ValueError(
+                f"model has no field {name!r}"
+                + (instead(name, known) or f"; it has family, {', '.join(sorted(known))}")
+            )
         for spec in dataclasses.fields(CONFIG_CLASSES[family]):
             if spec.name in values and isinstance(spec.default, bool | int | float | str):
                 values[spec.name] = _converted(f"model.{spec.name}", values[spec.name], type(spec.default))
@@ -170,6 +203,44 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+
+@functools.cache
+def field_types() -> dict[str, Any]:
+    """The type of each field of a recipe; `augmentation` is `Augmentation`."""
+    return {name: kind for name, kind in get_type_hints(Recipe).items() if name in Recipe.__dataclass_fields__}
+
+
+@functools.cache
+def option_names() -> list[str]:
+    """Every option of a recipe, the fields of `augmentation` and `model` by their dotted names."""
+    inner = [f"augmentation.{spec.name}" for spec in dataclasses.fields(Augmentation)]
+    model = {spec.name for config in CONFIG_CLASSES.values() for spec in dataclasses.fields(config)}
+    return [*field_types(), *inner, "model.family", *(f"model.{name}" for name in sorted(model))]
+
+
+def _checked_field(name: str, value: Any, kind: Any, text: bool = False) -> Any:
+    """A field's value in the field's type; that of `augmentation` is a dict where a dict is given.
+
+    Args:
+        text: take text that reads as a number for one, as YAML 1.1 says 1e-4 is text.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    if kind is Augmentation:
+        if isinstance(value, Augmentation):
+            return value
+        value = checked(name, value, dict[str, Any])
+        kinds = get_type_hints(Augmentation)
+        for key in value:
+            if key not in kinds:
+                raise ValueError(f"there is no option '{name}.{key}'" + instead(f"{name}.{key}", option_names()))
+        return {key: _checked_field(f"{name}.{key}", inner, kinds[key], text) for key, inner in value.items()}
+    if text and kind is float and isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)
+    return checked(name, value, kind)
 
 
 def _converted(name: str, value: Any, kind: type) -> Any:
@@ -185,14 +256,14 @@ def _converted(name: str, value: Any, kind: type) -> Any:
             return kind(value)
     except ValueError:
         pass
-    raise ValueError(f"{name} is {value!r}; it must be of type {kind.__name__}")
+    raise ValueError(f"{name} is {value!r}; it {expectation(kind)}")
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of one that is shipped.
+    """The file of a recipe: a path, the folder of a run, or the name of one that is shipped.
 
     Raises:
-        ValueError: neither.
+        ValueError: none of them.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -202,14 +273,24 @@ def find_recipe(name: str) -> Path:
     shipped = RECIPES / f"{name}.yaml"
     if shipped.is_file():
         return shipped
-    raise ValueError(f"there is no recipe {name!r}; there are {', '.join(recipe_names())}, or give a .yaml file")
+    if (path / "recipe.yaml").is_file():
+        return path / "recipe.yaml"
+    if path.is_file():
+        raise ValueError(f"recipe file {path} must be a .yaml file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder without a recipe.yaml")
+    close = difflib.get_close_matches(name, recipe_names(), n=1)
+    meant = f"; did you mean {close[0]}?" if close else f"; there are {', '.join(recipe_names())}, or give a .yaml file"
+    raise ValueError(f"there is no recipe {name!r}{meant}")
 
 
-def check_recipe_file(path: Path) -> None:
-    """Check what the command line's parser would report without naming the file.
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The values in a recipe's file, as `Recipe` takes them. Fields of `model` and `augmentation` may stand by their
+    dotted names, such as `model.num_queries: 50`.
 
     Raises:
-        ValueError: not YAML, not a mapping, or a key that no recipe has.
+        OSError: it cannot be read.
+        ValueError: not YAML, not a mapping, a key that no recipe has, or a value of another type than its field.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -217,30 +298,76 @@ def check_recipe_file(path: Path) -> None:
         raise ValueError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a recipe: it needs lines such as 'epochs: 50'")
-    known = [spec.name for spec in dataclasses.fields(Recipe)]
-    for key in content:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=3)
-            raise ValueError(
-                f"{path}: there is no option {str(key)!r}"
-                + (f"; did you mean {' or '.join(close)}?" if close else "; see cdetr train --help")
-            )
+    kinds = field_types()
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        section, dot, inner = str(key).partition(".")
+        nested = section in ("model", "augmentation")
+        if section not in kinds or (dot and not nested):
+            what = instead(str(key), option_names()) or "; see cdetr train --help"
+            raise ValueError(f"{path}: there is no option {str(key)!r}{what}")
+        if nested:
+            part = {inner: value} if dot else value
+            if not isinstance(part, dict):
+                raise ValueError(f"{path}: {section} is {value!r}; it {expectation(dict[str, Any])}")
+            values.setdefault(section, {}).update(part)
+        else:
+            values[section] = value
+    try:
+        return {name: _checked_field(name, value, kinds[name], text=True) for name, value in values.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def changed_fields(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Which fields of a resumed run's recipe differ in a way that would change what is learned: "name: saved → now"."""
+def changed_fields(saved: dict[str, Any], now: dict[str, Any], step: int, steps_per_epoch: int) -> list[str]:
+    """Which fields of a resumed run's recipe differ in a way that changes what was, or will be, learned.
+
+    What decides later steps alone may change: `epochs` and `drop_epochs` that lie ahead under schedule "step", and
+    `eval_epochs` unless it decides when to stop. A field that `saved` lacks, as a version before wrote it, had its
+    default.
+
+    Args:
+        saved: the recipe in the checkpoint, as `Recipe.to_dict` gives it.
+        now: the recipe that is to continue, likewise.
+        step: steps that the checkpoint has done.
+        steps_per_epoch: steps of an epoch.
+
+    Returns:
+        "name: saved → now" of each, and why it matters where that is not plain.
+    """
+    defaults = Recipe().to_dict()
+    saved = {**defaults, **saved}
+    saved["augmentation"] = {**defaults["augmentation"], **saved["augmentation"]}
+    done = -(-step // steps_per_epoch)  # epochs, the one that has begun included
     changes = []
-    for name in sorted(set(saved) | set(now)):
-        before, after = saved.get(name), now.get(name)
-        if name in FREE_ON_RESUME or before == after:
+    for name in sorted({*saved, *now} - set(FREE_ON_RESUME)):
+        before: Any = saved.get(name)
+        after: Any = now.get(name)
+        if before == after:
             continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            inner = [k for k in sorted(set(before) | set(after)) if before.get(k) != after.get(k)]
+        change, free = f"{name}: {before} → {after}", False
+        if name not in now:
+            change += ", which this version does not know"
+        elif name == "epochs":
+            ahead = after * steps_per_epoch >= step
+            free = ahead and (now["schedule"] == "step" or step <= now["warmup_steps"])
+            if ahead:
+                change += ", over which schedule cosine has spread the rates from the start"
+            else:
+                change += f", and the checkpoint is from epoch {step / steps_per_epoch:g}"
+        elif name == "drop_epochs":
+            free = now["schedule"] != "step" or {d for d in before if d < done} == {d for d in after if d < done}
+        elif name == "eval_epochs":
+            free = not now["early_stopping"]
+            change += ", which decides when early_stopping ends the run"
+        elif isinstance(before, dict) and isinstance(after, dict):
+            inner = [k for k in sorted({*before, *after}) if before.get(k) != after.get(k)]
             changes += [f"{name}.{k}: {before.get(k)} → {after.get(k)}" for k in inner]
-        else:
-            changes.append(f"{name}: {before} → {after}")
+            continue
+        if not free:
+            changes.append(change)
     return changes

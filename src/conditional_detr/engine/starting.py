@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..config import Task
+from ..checkpoints.reading import config_of
+from ..config import DetectionConfig, Task
 from ..data.coco import CocoDataset, find_split, read_coco
 from ..data.loading import seed_of
 from ..data.panoptic import read_panoptic
@@ -44,17 +45,23 @@ def read_split_files(annotations: str | Path, images: str | Path, task: Task, sk
 
 
 def build_model(
-    recipe: Recipe, data: CocoDataset, resuming: bool
+    recipe: Recipe, data: CocoDataset, checkpoint: dict[str, Any] | None = None
 ) -> tuple[DetectionHead | SegmentationHead, list[str]]:
-    """The model to train, and what its user should know about it."""
-    model, notes = _build(recipe, data, resuming)
+    """The model to train, and what its user should know about it.
+
+    Args:
+        checkpoint: build the model that this holds; its weights are loaded later.
+    """
+    model, notes = _build(recipe, data, checkpoint)
     if isinstance(model, SegmentationHead) and recipe.freeze_detector:
         model.freeze_detector()
         notes.append("the detector stays as it is: only the mask head is trained")
     return model, notes
 
 
-def _build(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[DetectionHead | SegmentationHead, list[str]]:
+def _build(
+    recipe: Recipe, data: CocoDataset, checkpoint: dict[str, Any] | None
+) -> tuple[DetectionHead | SegmentationHead, list[str]]:
     classes = {
         "id2label": dict(enumerate(data.category_names)),
         "category_ids": list(data.category_ids),
@@ -65,7 +72,8 @@ def _build(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[Detection
     torch.manual_seed(seed_of(recipe.seed, "weights"))
     models: dict[str, Any] = DETECTORS if recipe.task == "detection" else SEGMENTERS
     model_class = models[config.model_type]
-    if resuming:
+    if checkpoint is not None:
+        config = _saved_config(recipe, config, checkpoint.get("config"))
         config.use_pretrained_backbone = False  # every weight comes from the checkpoint
         return model_class(config), notes
     if recipe.init_from:
@@ -95,12 +103,30 @@ def _build(recipe: Recipe, data: CocoDataset, resuming: bool) -> tuple[Detection
     return model, notes
 
 
+def _saved_config(recipe: Recipe, config: DetectionConfig, saved: dict[str, Any] | None) -> DetectionConfig:
+    """The configuration of the model in a checkpoint; `config` is what the recipe alone would give."""
+    if saved is not None:
+        if saved.get("model_type") != config.model_type:
+            raise ValueError(f"its model is of type {saved.get('model_type')!r}, the recipe's is {config.model_type!r}")
+        return type(config).from_dict({name: value for name, value in saved.items() if name != "model_type"})
+    if not recipe.init_from:
+        return config
+    # A checkpoint from before configurations were kept in it: what the run started with decides.
+    started = config_of(recipe.init_from, type(config), **_model_fields(recipe))
+    started.id2label, started.category_ids, started.is_thing = config.id2label, config.category_ids, config.is_thing
+    return started
+
+
+def _model_fields(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's model fields that win over those of `init_from`."""
+    return {name: value for name, value in recipe.model.items() if name not in ("family", "use_pretrained_backbone")}
+
+
 def _model_from_checkpoint(
     recipe: Recipe, model_class: Any, classes: dict[str, Any]
 ) -> tuple[DetectionHead | SegmentationHead, list[str]]:
     """Start from saved weights. The recipe's model fields win over the checkpoint's; other classes get a new classifier."""
-    values = {name: value for name, value in recipe.model.items() if name not in ("family", "use_pretrained_backbone")}
-    before = model_class.from_pretrained(recipe.init_from, **values)
+    before = model_class.from_pretrained(recipe.init_from, **_model_fields(recipe))
     known = before.config.id2label
     before.config.is_thing = classes["is_thing"]
     if list(known.values()) == list(classes["id2label"].values()):

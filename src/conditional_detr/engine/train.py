@@ -8,15 +8,15 @@ continues exactly.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
+import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,48 +26,42 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..checkpoints.files import read_json, read_pickled, write_atomically, write_json
+from ..checkpoints.files import read_json, remove_leftovers, write_atomically, write_json
 from ..data.coco import CocoDataset, check_same_categories
 from ..data.loading import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
+from ..data.workers import WorkerDied, batches_of, leave_signals_to_the_parent
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
+from ..losses.matcher import to_device
 from ..models.detection import DetectionHead
 from ..models.segmentation import SegmentationHead
 from ..processing.auto import IMAGE_PROCESSORS
 from ..processing.pixels import normalize
-from .checkpointing import checkpoints, newest_checkpoint, save_checkpoint
-from .evaluate import HEADLINE, evaluate
+from .checkpointing import (
+    Progress,
+    check_fit,
+    check_form,
+    checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+    readable_checkpoints,
+    save_checkpoint,
+)
+from .evaluate import HEADLINE, Metrics, evaluate
 from .inference import PRECISIONS, REPAIR, worker_count
-from .journal import Journal
+from .journal import Journal, Pace
 from .optimization import build_optimizer, learning_rate_factor, moving_average
 from .recipe import Recipe, changed_fields
 from .starting import build_model, check_learned_positions, read_split
+from .stopping import Interrupted, StopRequest
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+CONTINUE = "Continue with --resume auto"
 
 
 class TrainingError(RuntimeError):
     """A run that cannot go on; the message says why and what to do."""
-
-
-class Interrupted(Exception):
-    """A run that was asked to stop, and has saved its state.
-
-    Attributes:
-        signal: the signal's number.
-    """
-
-    def __init__(self, signal_number: int, checkpoint: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; state saved in {checkpoint}")
-        self.signal = signal_number
-
-
-@dataclass
-class Progress:
-    """Where a run is; saved in checkpoints."""
-
-    step: int = 0
-    best: float = -1.0  # of the task's headline figure
-    best_step: int = 0
-    evaluations_since_best: int = 0
 
 
 def train(recipe: Recipe) -> dict[str, Any]:
@@ -81,17 +75,33 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         OSError, ValueError: the data or the recipe is at fault; nothing has been trained.
-        TrainingError: the loss is no longer finite, or the run cannot be resumed.
+        TrainingError: the loss is no longer finite, a loading process died, or the run cannot be resumed.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
-    return _Run(recipe).train()
+    first = os.environ.get("RANK", "0") == "0"
+    with StopRequest(say=first) as stop:
+        try:
+            return _Run(recipe, stop).train()
+        except Interrupted:
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted(signal.SIGINT, _what_is_left(Path(recipe.output))) from None
+
+
+def _what_is_left(output: Path) -> str:
+    earlier = checkpoints(output / "checkpoints")
+    if not earlier:
+        return "nothing has been saved yet"
+    return f"the last checkpoint is {earlier[-1]}. Continue with --resume auto"
 
 
 class _Run:
     """One training run of this process."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    optimizer: Any  # torch's, then accelerate's around it
+
+    def __init__(self, recipe: Recipe, stop: StopRequest) -> None:
+        self.recipe, self.stop = recipe, stop
         self.output = Path(recipe.output)
         self.accelerator = _accelerator(recipe)
         self.device = self.accelerator.device
@@ -106,13 +116,7 @@ class _Run:
         self.train_set = read_split(recipe, "train")
         self.val_set = read_split(recipe, "val")
         check_same_categories(self.train_set, self.val_set)
-        checkpoint = self._find_checkpoint()
-        self.model, self.notes = build_model(recipe, self.train_set, resuming=checkpoint is not None)
-        if self.model.config.position_embedding_type == "learned":
-            check_learned_positions(recipe, self.model, [self.train_set, self.val_set])
-        self.processor = IMAGE_PROCESSORS[self.model.config.model_type](
-            size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
-        )
+        self.data = [dataset.fingerprint() for dataset in (self.train_set, self.val_set)]
         self.batches = TrainingBatches(
             self.train_set.sizes,
             batch_size=recipe.batch_size,
@@ -124,65 +128,128 @@ class _Run:
         )
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = recipe.epochs * self.steps_per_epoch
-        self.journal = Journal(self.output, self.total_steps, self.main)
         self.progress = Progress()
         self.bad_images = self.mismatched_sizes = 0
-        self.signal: int | None = None
 
-        self.model.to(self.device).to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(recipe, self.model)
-        self.ema = moving_average(self.model, recipe.ema) if recipe.ema else None
-        if checkpoint:
-            self._restore(*checkpoint, optimizer)
+        found = self._of_first_process(self._continue)
+        if found is None or not self.main:  # on the first process it is built already
+            self._build(None if found is None else found[1])
+        if found is not None:
+            self.progress = Progress.of(found[1])
+            self.notes.append(f"continuing from {found[0]} (step {self.progress.step})")
+        self.batches.start_step = self.progress.step
+        self.journal = Journal(self.output, self.total_steps, self.main)
+        if self.progress.best >= 0:
+            self.journal.best = self._best()
+        if self.model.config.position_embedding_type == "learned":
+            check_learned_positions(recipe, self.model, [self.train_set, self.val_set])
+        self.processor = IMAGE_PROCESSORS[self.model.config.model_type](
+            size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
+        )
+        # What a forward pass changes in training: batch norm's statistics, and those from before the step.
+        self.statistics = [b for n, b in self.model.named_buffers() if "running_" in n or "num_batches" in n]
+        if self.model.config.backbone_norm != "batch":
+            self.statistics = []
+        self.statistics_before = [buffer.clone() for buffer in self.statistics]
         if recipe.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         if recipe.compile:
             self.model.compile(dynamic=True)  # one graph for canvases of every size
-        self.ddp, self.optimizer = self.accelerator.prepare(self.model, optimizer)
+        self.ddp, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
 
     # ------------------------------------------------------------------------------------------------ before
 
-    def _find_checkpoint(self) -> tuple[Path, dict[str, Any]] | None:
-        folder, wanted = self.output / "checkpoints", self.recipe.resume
-        found = None
-        if wanted == "auto":
-            found = newest_checkpoint(folder)
-        elif wanted:
-            found = Path(wanted), read_pickled(Path(wanted))
-        elif newest_checkpoint(folder):
+    def _of_first_process(self, find: Callable[[], T]) -> T:
+        """What the first process finds, on every process; its errors too. Others may see another disk."""
+        if self.world == 1:
+            return find()
+        message: list[Any] = [None, None]
+        if self.main:
+            try:
+                message = [find(), None]
+            except Exception as error:
+                message = [None, error]
+        dist.broadcast_object_list(message, device=self.device if self.device.type == "cuda" else None)
+        if message[1] is not None:
+            raise message[1]
+        return message[0]
+
+    def _continue(self) -> tuple[Path, dict[str, Any]] | None:
+        """Find the checkpoint to continue from, and build what it holds; None to start anew. A damaged one is passed over
+        for the one before, unless it was asked for by name."""
+        folder, resume = self.output / "checkpoints", self.recipe.resume
+        if not resume:
+            if newest_checkpoint(folder):
+                raise TrainingError(
+                    f"{self.output} holds a run already: continue it with --resume auto, or choose another --output"
+                )
+            return None
+        if resume != "auto":
+            try:
+                state = read_checkpoint(Path(resume))
+                self._build_as_saved(Path(resume), state)
+            except ValueError as error:
+                raise TrainingError(str(error)) from None
+            return Path(resume), state
+        remove_leftovers(self.output)
+        for path, state in readable_checkpoints(folder):
+            try:
+                self._build_as_saved(path, state)
+            except ValueError as error:
+                logger.warning("%s; trying the one before", error)
+            else:
+                return path, state
+        return None
+
+    def _build_as_saved(self, path: Path, state: dict[str, Any]) -> None:
+        """Build what a checkpoint holds.
+
+        Raises:
+            ValueError: it is damaged.
+            TrainingError: it is of another run.
+        """
+        check_form(path, state)
+        self._check_same_run(path, state)
+        try:
+            self._build(state)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+
+    def _check_same_run(self, path: Path, state: dict[str, Any]) -> None:
+        step = state["progress"]["step"]
+        changes = changed_fields(state["recipe"], self.recipe.to_dict(), step, self.steps_per_epoch)
+        if state["data"] != self.data:
+            changes.append("the data: other images or annotations than before")
+        if changes:
             raise TrainingError(
-                f"{self.output} holds a run already: continue it with --resume auto, or choose another --output"
+                f"cannot resume {path}: the recipe changed ({'; '.join(changes)}). Undo that, or start a new "
+                "run with another --output and --init_from"
             )
-        if found:
-            if not {"recipe", "data", "progress"} <= set(found[1]):
-                raise TrainingError(
-                    f"{found[0]} is not a checkpoint of a training run; start from weights with --init_from"
-                )
-            changes = changed_fields(found[1]["recipe"], self.recipe.to_dict())
-            if found[1]["data"] != self._data_fingerprint():
-                changes.append("the data: other images or annotations than before")
-            if changes:
-                raise TrainingError(
-                    f"cannot resume {found[0]}: the recipe changed ({'; '.join(changes)}). Undo that, or start a new "
-                    "run with another --output and --init_from"
-                )
-        return found
 
-    def _data_fingerprint(self) -> list[int]:
-        return [dataset.fingerprint() for dataset in (self.train_set, self.val_set)]
+    def _build(self, state: dict[str, Any] | None) -> None:
+        """Model, optimizer and moving average: new ones, or those of a checkpoint.
 
-    def _restore(self, path: Path, state: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+        Raises:
+            ValueError: the checkpoint's do not fit.
+        """
+        recipe = self.recipe
+        if recipe.threads:
+            torch.set_num_threads(recipe.threads)
+        self.model, self.notes = build_model(recipe, self.train_set, state)
+        self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(recipe, self.model)
+        self.ema = moving_average(self.model, recipe.ema) if recipe.ema else None
+        if state is None:
+            return
+        if not recipe.threads and state.get("threads"):  # another number adds up in another order
+            torch.set_num_threads(state["threads"])
+        check_fit(state, self.model, self.optimizer, self.ema)
         self.model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        if state["scaler"] and self.accelerator.scaler is not None:
+        if state.get("scaler") and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        self.batches.start_step = self.progress.step
-        if self.progress.best >= 0:
-            self.journal.best = self._best()
-        self.notes.append(f"continuing from {path} (step {self.progress.step})")
 
     def _introduce(self) -> None:
         """Say what is about to happen, and write the effective configuration beside the run."""
@@ -210,81 +277,82 @@ class _Run:
 
     def train(self) -> dict[str, Any]:
         self.output.mkdir(parents=True, exist_ok=True)
-        self.journal.start(self.progress.step)
+        self.journal.start(self.progress.step, self.progress.evaluated_step)
         self._introduce()
         self.accelerator.init_trackers("tensorboard")
-        # Only a process's main thread may handle signals; a run inside another thread is stopped by its owner.
-        watched = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-        previous = {number: signal.signal(number, self._ask_to_stop) for number in watched}
+        self.stop.at_once = False
         try:
             with self.journal.progress:
                 self._loop()
             return self._finish()
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
             self.accelerator.end_training()
 
-    def _ask_to_stop(self, number: int, frame: Any) -> None:
-        if self.signal is not None:  # asked twice: the person means it
-            raise KeyboardInterrupt
-        self.signal = number
-
     def _loop(self) -> None:
-        recipe, progress = self.recipe, self.progress
+        """Train, save and evaluate, in this order: an evaluation that is stopped or fails is done on resuming."""
+        recipe, progress, pace = self.recipe, self.progress, Pace()
         loader = _loader(recipe, self.train_set, self.batches, self.device)
-        batches: Iterator[Batch] = iter(loader)
-        self.ddp.train()
-        started = time.perf_counter()
-        data_time = padding = 0.0
-        while progress.step < self.total_steps and not self._stopping_early():
-            before_data = time.perf_counter()
-            micro_batches = [next(batches) for _ in range(recipe.accumulate)]
-            data_time += time.perf_counter() - before_data
-            padding += sum(batch.padding for batch in micro_batches) / len(micro_batches)
-            bad = [message for batch in micro_batches for message in batch.bad_images]
-            if bad and not recipe.skip_bad_images:
-                raise TrainingError(f"{bad[0]}. {REPAIR}")
-            try:
-                losses = self._step(micro_batches)
-            except RuntimeError as error:
-                raise self._device_failure(error, micro_batches) from error
-            progress.step += 1
-            epoch = progress.step / self.steps_per_epoch
-            if progress.step % recipe.log_steps == 0 or progress.step == self.total_steps:
-                values = {name: round(value, 5) for name, value in losses().items()}
-                now = time.perf_counter()
-                data_share = data_time / (now - started)
-                speed = recipe.batch_size * recipe.log_steps / (now - started)
-                self.journal.record(
-                    "train", progress.step, epoch, **values, lr=self.optimizer.param_groups[0]["lr"],
-                    images_per_second=round(speed, 2), data_share=round(data_share, 3),
-                    padding_share=round(padding / recipe.log_steps, 3),
-                )  # fmt: skip
-                self.accelerator.log(values, step=progress.step)
-                self.journal.show(progress.step, epoch, values["loss"], data_share)
-                started = now
-                data_time = padding = 0.0
-            epoch_ended = progress.step % self.steps_per_epoch == 0
-            ended = progress.step == self.total_steps
-            if epoch_ended and (round(epoch) % recipe.eval_epochs == 0 or ended):
-                try:
-                    self._evaluate(epoch)
-                except (OSError, ValueError, RuntimeError):
-                    if self.main:
-                        self._write_checkpoint()  # what has been trained is not lost
-                    raise
+        with batches_of(loader) as batches:
+            self.ddp.train()
+            while True:
+                if self._evaluation_is_due():  # after an epoch, or owed by the run that this one continues
+                    self._evaluate()
+                if self._has_ended():
+                    break
                 started = time.perf_counter()
-                if self._stopping_early():
-                    self.journal.say(
-                        f"no better {HEADLINE[recipe.task]} in {recipe.early_stopping} evaluations: stopping early"
-                    )
-                    ended = True
-            if epoch_ended or ended or (recipe.checkpoint_steps and progress.step % recipe.checkpoint_steps == 0):
-                self._save()
-            if self.stop_agreed and not ended:
-                path = self._save()
-                raise Interrupted(self.stop_agreed, path)
+                try:
+                    micro_batches: list[Batch] = [next(batches) for _ in range(recipe.accumulate)]
+                except WorkerDied as error:
+                    raise TrainingError(
+                        f"{error}. The state is saved in {self._write_checkpoint()}. {CONTINUE}"
+                    ) from error
+                pace.waiting += time.perf_counter() - started
+                bad = [message for batch in micro_batches for message in batch.bad_images]
+                if bad and not recipe.skip_bad_images:
+                    raise TrainingError(f"{bad[0]}. {REPAIR}")
+                try:
+                    losses = self._step(micro_batches)
+                except RuntimeError as error:
+                    raise self._device_failure(error, micro_batches) from error
+                progress.step += 1
+                pace.steps += 1
+                pace.padding += sum(batch.padding for batch in micro_batches) / len(micro_batches)
+                pace.seconds += time.perf_counter() - started
+                if progress.step % recipe.log_steps == 0 or progress.step == self.total_steps:
+                    self._log(losses(), pace)
+                    pace = Pace()
+                self._save_and_stop_if_due()
+
+    def _has_ended(self) -> bool:
+        if self._stopping_early():
+            self.journal.say(
+                f"no better {HEADLINE[self.recipe.task]} in {self.recipe.early_stopping} evaluations: stopping early"
+            )
+            return True
+        return self.progress.step >= self.total_steps
+
+    def _save_and_stop_if_due(self) -> None:
+        recipe, step = self.recipe, self.progress.step
+        due = step % self.steps_per_epoch == 0 or (recipe.checkpoint_steps and step % recipe.checkpoint_steps == 0)
+        stop = self.stop_agreed if self.world > 1 else self.stop.signal
+        if due or stop:
+            path = self._save()
+        if stop:
+            raise Interrupted(stop, f"state saved in {path}. {CONTINUE}")
+
+    def _log(self, losses: dict[str, float], pace: Pace) -> None:
+        step, epoch = self.progress.step, self.progress.step / self.steps_per_epoch
+        values = {name: round(value, 5) for name, value in losses.items()}
+        rate, speed = self.optimizer.param_groups[0]["lr"], pace.shares(self.recipe.batch_size)
+        self.journal.record("train", step, epoch, **values, lr=rate, **speed)
+        self.accelerator.log(values, step=step)
+        self.journal.show(step, epoch, values["loss"], speed["data_share"])
+
+    def _evaluation_is_due(self) -> bool:
+        step = self.progress.step
+        if step == self.progress.evaluated_step or step % self.steps_per_epoch:
+            return False
+        return step == self.total_steps or step // self.steps_per_epoch % self.recipe.eval_epochs == 0
 
     def _stopping_early(self) -> bool:
         return 0 < self.recipe.early_stopping <= self.progress.evaluations_since_best
@@ -298,11 +366,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         normalizers = self._agree(micro_batches)
+        if self.statistics:
+            torch._foreach_copy_(self.statistics_before, self.statistics)
         totals: list[dict[str, Tensor]] = []
         for i, batch in enumerate(micro_batches):
             self.bad_images += len(batch.bad_images)
             self.mismatched_sizes += batch.mismatched_sizes
-            pixels, mask, labels = self._to_device(batch)
+            pixels, mask, labels = self._on_device(batch)
             last = i == len(micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.ddp):
                 output = self.ddp(pixels, mask, labels=labels, normalizers=normalizers)
@@ -330,21 +400,21 @@ class _Run:
         """The step's normalisers over all micro-batches and processes; with them, whether any process was told to stop."""
         shares = [count_normalizers(self.model.config, batch.labels) for batch in micro_batches]
         boxes, weight = (sum(values) for values in zip(*shares, strict=True))
-        stop = float(self.signal or 0)
         if self.world > 1:
-            message = torch.tensor([boxes, weight], dtype=torch.float64, device=self.device)
-            stopped = torch.tensor([stop], device=self.device)
+            asked = [float(self.stop.signal == number) for number in (signal.SIGINT, signal.SIGTERM)]
+            message = to_device(torch.tensor([boxes, weight, *asked], dtype=torch.float64), self.device)
             dist.all_reduce(message)
-            dist.all_reduce(stopped, dist.ReduceOp.MAX)
-            boxes, weight, stop = *message.tolist(), stopped.item()
-        self.stop_agreed = int(stop)
+            boxes, weight, interrupted, terminated = message.tolist()
+            self.stop_agreed = signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0
         return share_normalizers(LossNormalizers(boxes, weight), self.world)
 
-    def _to_device(self, batch: Batch) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
+    def _on_device(self, batch: Batch) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
+        """A batch's canvases, normalised, its mask and its labels. Their boxes and classes stay here: the loss sends those
+        of all images at once."""
         images = batch.images.to(self.device, non_blocking=True)
         mask = None if batch.pixel_mask is None else batch.pixel_mask.to(self.device, non_blocking=True)
         labels = [
-            {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in label.items()}
+            {**label, "masks": label["masks"].to(self.device, non_blocking=True)} if "masks" in label else label
             for label in batch.labels
         ]
         pixels = normalize(images, self.processor.image_mean, self.processor.image_std, self.processor.rescale_factor)
@@ -355,7 +425,7 @@ class _Run:
         # A gradient that overflows under fp16 is the scaler's business; a loss that is not finite never is.
         watched = loss if self.recipe.precision == "fp16" else loss + norm
         bad = ~torch.isfinite(watched).to(torch.bool)
-        if self.world > 1 and self.recipe.precision == "fp16":
+        if self.world > 1:  # a loss is of one process alone, and all of them must stop
             flag = bad.float()
             dist.all_reduce(flag, dist.ReduceOp.MAX)
             bad = flag > 0
@@ -367,10 +437,10 @@ class _Run:
             dist.all_gather_object(everyone, ids)
             ids = [i for own in everyone for i in own]
         step = self.progress.step
-        intact = all(bool(t.isfinite().all()) for t in self.model.state_dict().values() if t.is_floating_point())
-        if intact:
+        self._forget_step()
+        if all(bool(t.isfinite().all()) for t in self.model.state_dict().values() if t.is_floating_point()):
             saved = f"the state from before it is in {self._save()}"
-        else:  # batch norm's statistics have seen the bad batch
+        else:
             earlier = checkpoints(self.output / "checkpoints")
             saved = f"the last good state is in {earlier[-1]}" if earlier else "no earlier checkpoint had been saved"
         raise TrainingError(
@@ -378,16 +448,21 @@ class _Run:
             "images; else lower lr, set clip_norm, or use --precision bf16 or fp32 instead of fp16"
         )
 
+    def _forget_step(self) -> None:
+        """Go back to the state before a step that failed: its weights are still there, batch norm's statistics not."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.statistics:
+            torch._foreach_copy_(self.statistics, self.statistics_before)
+
     def _device_failure(self, error: RuntimeError, micro_batches: list[Batch]) -> Exception:
         """What to raise in place of an error of the device, with advice; `error` itself if it is another."""
         text = str(error)
         step, shapes = self.progress.step + 1, [tuple(batch.images.shape) for batch in micro_batches]
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
-            self.optimizer.zero_grad(set_to_none=True)  # the weights are still those from before the step
-            saved = self._write_checkpoint() if self.main else None
-            where = f"; the state from before it is in {saved}" if saved else ""
+            self._forget_step()
             return TrainingError(
-                f"out of memory at step {step} (batches of {', '.join(map(str, shapes))}){where}. Continue with "
+                f"out of memory at step {step} (batches of {', '.join(map(str, shapes))}); the state from before it is in "
+                f"{self._write_checkpoint()}. Continue with "
                 "--resume auto and a larger --accumulate (the same result) or --gradient_checkpointing true; or start anew "
                 "with a smaller --batch_size, --precision bf16, or smaller --augmentation.scales"
             )
@@ -408,20 +483,36 @@ class _Run:
     def _evaluated_model(self) -> DetectionHead | SegmentationHead:
         return self.model if self.ema is None else self.ema.module
 
-    def _evaluate(self, epoch: float) -> None:
+    def _evaluate(self) -> None:
         recipe, progress = self.recipe, self.progress
-        metrics = evaluate(
-            self._evaluated_model(),
-            self.processor,
-            self.val_set,
-            batch_size=recipe.eval_batch_size,
-            workers=worker_count(recipe.workers),
-            skip_bad=recipe.skip_bad_images,
-            precision=PRECISIONS[recipe.precision],
-        )
-        if metrics is None:
-            return
-        summary = metrics.summary
+        epoch = progress.step / self.steps_per_epoch
+        if self.world > 1:  # the checkpoint, too, has the first process's statistics
+            for buffer in (*self.model.buffers(), *(() if self.ema is None else self.ema.buffers())):
+                dist.broadcast(buffer, src=0)
+        try:
+            metrics = evaluate(
+                self._evaluated_model(),
+                self.processor,
+                self.val_set,
+                batch_size=recipe.eval_batch_size,
+                workers=worker_count(recipe.workers),
+                skip_bad=recipe.skip_bad_images,
+                precision=PRECISIONS[recipe.precision],
+                stop=lambda: self.stop.signal,
+            )
+        except Interrupted as stopped:
+            raise Interrupted(stopped.signal, _what_is_left(self.output)) from None
+        except WorkerDied as error:
+            raise TrainingError(f"{error}; {_what_is_left(self.output)}") from error
+        progress.evaluated_step = progress.step
+        if metrics is not None:
+            self._record(metrics, epoch)
+        self._save()
+        if self.world == 1 and self.stop.signal:
+            raise Interrupted(self.stop.signal, _what_is_left(self.output))
+
+    def _record(self, metrics: Metrics, epoch: float) -> None:
+        progress, summary = self.progress, metrics.summary
         self.journal.record("eval", progress.step, epoch, **{k: round(v, 5) for k, v in summary.items()})
         self.accelerator.log({f"val/{name}": value for name, value in summary.items()}, step=progress.step)
         self.journal.say(f"epoch {epoch:g}: {metrics.describe()}")
@@ -453,7 +544,9 @@ class _Run:
         folder = self.output / "checkpoints"
         state = {
             "recipe": self.recipe.to_dict(),
-            "data": self._data_fingerprint(),
+            "data": self.data,
+            "threads": torch.get_num_threads(),
+            "config": {"model_type": self.model.config.model_type, **self.model.config.to_dict()},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -484,6 +577,8 @@ class _Run:
             self.journal.say(f"{self._best()} at step {summary['step']}")
         self.journal.say(f"model in {self.output / 'model'}, curves in {self.output / 'curves.png'}")
         self.accelerator.wait_for_everyone()
+        if self.stop.signal:
+            raise Interrupted(self.stop.signal, f"training is complete: model in {self.output / 'model'}")
         return summary
 
 
@@ -513,11 +608,5 @@ def _loader(recipe: Recipe, data: CocoDataset, batches: TrainingBatches, device:
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # its own, so that loading draws nothing from the process's
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=leave_signals_to_the_parent,
     )
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; loaders must live until the trainer has saved its state."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

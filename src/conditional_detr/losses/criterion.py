@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import DetectionConfig
+from ..precision import at_least_float32
 from .boxes import cxcywh_to_xyxy, generalized_iou
-from .matcher import Matches, Targets, gather_targets, match
+from .matcher import Matches, Targets, gather_targets, match, to_device
 
 
 class LossNormalizers(NamedTuple):
@@ -69,7 +70,7 @@ def detection_loss(
     Raises:
         ValueError: a class label outside 0…C-1.
     """
-    logits, boxes = logits.float(), boxes.float()
+    logits, boxes = at_least_float32(logits), at_least_float32(boxes)
     if normalizers is None:
         normalizers = normalizers_of_all_processes(config, labels, logits.device)
     targets, matches = matched or match_labels(config, logits, boxes, labels)
@@ -104,7 +105,7 @@ def match_labels(
     config: DetectionConfig, logits: Tensor, boxes: Tensor, labels: list[dict[str, Any]]
 ) -> tuple[Targets, Matches]:
     """The batch's objects, and the queries they are assigned to; arguments and errors as in `detection_loss`."""
-    targets = gather_targets(labels, logits.device)
+    targets = gather_targets(labels, boxes.device, boxes.dtype)
     _check_classes(config, labels)
     return targets, match(config, logits, boxes, targets)
 
@@ -130,7 +131,7 @@ def normalizers_of_all_processes(
     own = count_normalizers(config, labels)
     if not (dist.is_available() and dist.is_initialized()):
         return share_normalizers(own, 1)
-    total = torch.tensor(own, dtype=torch.float64, device=device)
+    total = to_device(torch.tensor(own, dtype=torch.float64), device)
     dist.all_reduce(total)
     return share_normalizers(LossNormalizers(*total.tolist()), dist.get_world_size())
 
@@ -193,5 +194,5 @@ def _logged_errors(
     right = ((best == targets.classes[matches.target]) & of_last).sum()
     class_error = 100 - 100 * right / of_last.sum().clamp(min=1)
     claims = (last > 0).any(-1) if config.model_type == "conditional_detr" else last.argmax(-1) != config.num_labels
-    objects = torch.tensor(targets.counts, dtype=torch.float32, device=logits.device)
+    objects = last.new_zeros(len(last)).index_add_(0, targets.image, last.new_ones(len(targets.image)))
     return class_error, (claims.sum(1) - objects).abs().mean()

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import at_least_float32
+
 MASK_STRIDE = 4  # pixels per cell of predicted masks
 FOCAL_ALPHA = 0.25
 CHUNK_BYTES = 256 * 2**20
@@ -30,7 +32,7 @@ def mask_losses(logits: Tensor, targets: list[Tensor], sizes: list[tuple[int, in
         Sums over objects of the focal loss (α = 0.25, γ = 2; mean over pixels) and of the Dice loss (with 1 added above
         and below the fraction), each ().
     """
-    nothing = logits.float().sum() * 0  # so that a batch without objects reaches every weight too
+    nothing = at_least_float32(logits).sum() * 0  # so that a batch without objects reaches every weight too
     focal = dice = nothing
     start = 0
     for masks, (height, width) in zip(targets, sizes, strict=True):
@@ -39,7 +41,7 @@ def mask_losses(logits: Tensor, targets: list[Tensor], sizes: list[tuple[int, in
         chunk = max(1, CHUNK_BYTES // (COPIES * 4 * height * width))
         for some, wanted in zip(own.split(chunk), masks[:, :height, :width].split(chunk), strict=True):
             if len(some):
-                focal_part, dice_part = _MaskLosses.apply(some.float(), wanted)
+                focal_part, dice_part = _MaskLosses.apply(at_least_float32(some), wanted)
                 focal, dice = focal + focal_part, dice + dice_part
     return focal, dice
 

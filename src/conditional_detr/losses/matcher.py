@@ -10,6 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..config import DetectionConfig
+from ..precision import at_least_float32
 from .boxes import generalized_iou
 
 
@@ -31,16 +32,26 @@ class Matches(NamedTuple):
     target: Tensor
 
 
-def gather_targets(labels: list[dict[str, Any]], device: torch.device) -> Targets:
+def gather_targets(labels: list[dict[str, Any]], device: torch.device, dtype: torch.dtype = torch.float32) -> Targets:
     """Concatenate the labels of a batch: dicts with `class_labels` (n,) and `boxes` (n, 4) cxcywh, relative."""
     counts = [len(label["class_labels"]) for label in labels]
     image = np.repeat(np.arange(len(labels)), counts)
+    classes = torch.cat([label["class_labels"] for label in labels])
+    boxes = torch.cat([label["boxes"].reshape(-1, 4) for label in labels])
     return Targets(
-        torch.cat([label["class_labels"] for label in labels]).to(device=device, dtype=torch.int64),
-        torch.cat([label["boxes"].reshape(-1, 4) for label in labels]).to(device=device, dtype=torch.float32),
-        torch.from_numpy(image).to(device, non_blocking=True),
+        to_device(classes, device).to(torch.int64),
+        to_device(boxes, device).to(dtype),
+        to_device(torch.from_numpy(image), device),
         counts,
     )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Send a tensor to a device without waiting until it is there: to a GPU from pinned memory, since from other memory
+    the host waits for all that the GPU has still to do."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @torch.no_grad()
@@ -59,14 +70,14 @@ def match(config: DetectionConfig, logits: Tensor, boxes: Tensor, targets: Targe
     Returns:
         min(T_b, Q) matches for each layer and image b, ordered by layer and image.
     """
-    logits, boxes = logits.detach(), boxes.detach().float()
+    logits, boxes = logits.detach(), at_least_float32(boxes.detach())
     image, classes = targets.image, targets.classes
     if config.model_type == "conditional_detr":
-        x = logits[:, image, :, classes].float()  # (T, L, Q)
+        x = at_least_float32(logits[:, image, :, classes])  # (T, L, Q)
         p, alpha = x.sigmoid(), config.focal_alpha  # type: ignore[attr-defined]
         class_cost = alpha * (1 - p) ** 2 * -(p + 1e-8).log() - (1 - alpha) * p**2 * -(1 - p + 1e-8).log()
     else:
-        class_cost = -logits.float().softmax(-1)[:, image, :, classes]
+        class_cost = -at_least_float32(logits).softmax(-1)[:, image, :, classes]
     # Predictions of the target's own image, each coordinate in one piece: (4, T, L, Q).
     own = boxes.permute(3, 1, 0, 2)[:, image]
     wanted = targets.boxes.t()[:, :, None, None]  # (4, T, 1, 1)
@@ -95,4 +106,4 @@ def _assign(cost: np.ndarray, counts: list[int], device: torch.device) -> Matche
                 where = np.broadcast_to([[layer], [image]], (2, len(query)))
                 columns.append(np.vstack((where, query, target + end - count)))
     flat = np.concatenate(columns, axis=1) if columns else np.zeros((4, 0), dtype=np.int64)
-    return Matches(*torch.from_numpy(flat.astype(np.int64)).to(device, non_blocking=True))
+    return Matches(*to_device(torch.from_numpy(flat.astype(np.int64)), device))

@@ -18,9 +18,10 @@ class AutoModelForObjectDetection:
         raise TypeError("use AutoModelForObjectDetection.from_pretrained(name) or .from_config(config)")
 
     @staticmethod
-    def from_pretrained(name: str | Path, **options: Any) -> DetectionHead:
+    def from_pretrained(pretrained_model_name_or_path: str | Path, **options: Any) -> DetectionHead:
         """Load a detector: a folder, an original `.pth` file or a hub name. See `PretrainedModel.from_pretrained`."""
-        return DETECTORS[_family(name, options)].from_pretrained(name, **options)
+        family = _family(pretrained_model_name_or_path, options)
+        return DETECTORS[family].from_pretrained(pretrained_model_name_or_path, **options)
 
     @staticmethod
     def from_config(config: DetectionConfig) -> DetectionHead:
@@ -35,9 +36,10 @@ class AutoModelForImageSegmentation:
         raise TypeError("use AutoModelForImageSegmentation.from_pretrained(name) or .from_config(config)")
 
     @staticmethod
-    def from_pretrained(name: str | Path, **options: Any) -> SegmentationHead:
+    def from_pretrained(pretrained_model_name_or_path: str | Path, **options: Any) -> SegmentationHead:
         """Load a segmentation model, or a detector, which gets a new mask head. See `PretrainedModel.from_pretrained`."""
-        return SEGMENTERS[_family(name, options)].from_pretrained(name, **options)
+        family = _family(pretrained_model_name_or_path, options)
+        return SEGMENTERS[family].from_pretrained(pretrained_model_name_or_path, **options)
 
     @staticmethod
     def from_config(config: DetectionConfig) -> SegmentationHead:

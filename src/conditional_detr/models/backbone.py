@@ -24,6 +24,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoints.hub import find_file
 from ..config import DetectionConfig
+from ..precision import at_least_float32
 from .onednn import OneDnnConv2d, computes_with_onednn
 
 # timm's bare names mean newer weights; the papers used torchvision's first ones.
@@ -194,7 +195,7 @@ def _create(config: DetectionConfig) -> Any:
             f"ImageNet weights of {name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}). Connect once so that they are cached, start from a local checkpoint "
             "(--init_from FOLDER), or train from scratch "
-            "(--model.use_pretrained_backbone false --model.backbone_norm batch)"
+            "(--config scratch_small, or --model.use_pretrained_backbone false --model.backbone_norm batch)"
         ) from error
 
 
@@ -336,8 +337,8 @@ def masked_group_norm(norm: nn.GroupNorm, x: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B, C, h, w); on real cells what `norm` gives for the image without its padding.
     """
-    grouped = x.unflatten(1, (norm.num_groups, -1)).float()  # (B, G, C/G, h, w)
-    cells = mask[:, None].float()
+    grouped = at_least_float32(x.unflatten(1, (norm.num_groups, -1)))  # (B, G, C/G, h, w)
+    cells = mask[:, None].to(grouped.dtype)
     count = cells.sum((2, 3, 4), keepdim=True) * grouped.shape[2]
     mean = (grouped * cells).sum((2, 3, 4), keepdim=True) / count
     centred = grouped - mean

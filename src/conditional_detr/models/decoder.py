@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import DetectionConfig
+from ..precision import at_least_float32
 from .attention import MLP, Attention, FeedForward, attend, split_heads
 from .position import sine_point_embedding
 
@@ -225,7 +226,9 @@ class Decoder(nn.Module):
         reference = point = None
         if self.conditional:
             reference = self.ref_point_head(placed)  # (1, Q, 2)
-            point = sine_point_embedding(reference.float().sigmoid(), placed.shape[-1]).to(memory.dtype)  # (1, Q, d)
+            point = sine_point_embedding(at_least_float32(reference).sigmoid(), placed.shape[-1]).to(
+                memory.dtype
+            )  # (1, Q, d)
         placed = placed.to(memory.dtype)  # reference points may be computed more exactly than the rest
         raw, self_attentions, cross_attentions = [content], [], []
         for i, layer in enumerate(self.layers):

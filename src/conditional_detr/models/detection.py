@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..checkpoints.pretrained import PretrainedModel
 from ..config import WHOLE_NUMBERS, ConditionalDetrConfig, DetectionConfig, DetrConfig, Task
 from ..losses.criterion import LossNormalizers, detection_loss
+from ..precision import at_least_float32
 from .attention import MLP
 from .backbone import Backbone
 from .decoder import Decoder, DecoderStates
@@ -311,13 +312,13 @@ class DetectionHead(DetectionBase):
         """The heads: (…, B, Q, d) to logits (…, B, Q, C) and boxes (…, B, Q, 4) cxcywh, relative.
 
         Conditional DETR adds the reference point, through sigmoid and inverse sigmoid as the original does, to the
-        centre before the sigmoid. Boxes are computed in float32.
+        centre before the sigmoid. Boxes are computed in float32 at least.
         """
         normed = normed.to(self.class_labels_classifier.weight.dtype)
         logits = self.class_labels_classifier(normed)
-        offsets = self.bbox_predictor(normed).float()
+        offsets = at_least_float32(self.bbox_predictor(normed))
         if reference is not None:
-            point = inverse_sigmoid(reference.float().sigmoid())
+            point = inverse_sigmoid(at_least_float32(reference).sigmoid())
             offsets = offsets + torch.cat((point, torch.zeros_like(point)), dim=-1)
         return logits, offsets.sigmoid()
 

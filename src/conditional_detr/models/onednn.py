@@ -28,7 +28,7 @@ class OneDnnLinear(nn.Linear):
     rate (measured on AVX-512: 230 against 470 GFLOP/s)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype != self.weight.dtype or torch.is_autocast_enabled("cpu"):
+        if x.dtype != self.weight.dtype or x.dtype == torch.float64 or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         if torch.compiler.is_compiling():  # it packs bfloat16 weights for oneDNN, and float32 ones for MKL
             return onednn_linear(x, self.weight, self.bias) if x.dtype == torch.float32 else super().forward(x)
@@ -56,10 +56,10 @@ class OneDnnConv2d(nn.Conv2d):
 
 
 def computes_with_onednn(layer: OneDnnLinear | OneDnnConv2d, x: Tensor) -> bool:
-    """Whether oneDNN's operators fit: they know no autocast, and the compiler chooses its own."""
+    """Whether oneDNN's operators fit: they know neither autocast nor float64, and the compiler chooses its own."""
     return (
         x.device.type == "cpu"
-        and x.dtype == layer.weight.dtype
+        and x.dtype == layer.weight.dtype != torch.float64
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )

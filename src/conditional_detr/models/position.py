@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from ..precision import at_least_float32
+
 MAX_LEARNED_CELLS = 50  # per side: the size of the original's tables
 
 
@@ -61,9 +63,11 @@ def sine_point_embedding(points: Tensor, d_model: int) -> Tensor:
         points: (…, 2) as (x, y), relative to the image, in [0, 1].
 
     Returns:
-        (…, d_model) float32, the y half first.
+        (…, d_model), the y half first; float32 at least.
     """
-    angles = points.float()[..., None] * (2 * math.pi) / sine_frequencies(d_model // 2, points.device)  # (…, 2, d/2)
+    angles = (
+        at_least_float32(points)[..., None] * (2 * math.pi) / sine_frequencies(d_model // 2, points.device)
+    )  # (…, 2, d/2)
     x, y = interleaved_sine(angles).unbind(-2)
     return torch.cat((y, x), dim=-1)
 

@@ -12,6 +12,8 @@ from typing_extensions import Self
 from ..config import ConditionalDetrConfig, DetectionConfig, DetrConfig, Task
 from ..losses.criterion import LossNormalizers, detection_loss, match_labels, normalizers_of_all_processes
 from ..losses.masks import MASK_STRIDE, mask_losses
+from ..losses.matcher import to_device
+from ..precision import at_least_float32
 from .detection import DETECTORS, DetectionBase, DetectionHead, Given, States, check_labels, rest_of_output, wanted
 from .mask_head import GROUPS, MaskAttention, MaskHead
 from .outputs import SegmentationOutput
@@ -142,7 +144,8 @@ class SegmentationHead(DetectionBase):
         if threshold is None and limit is None:
             return None
         conditional = self.config.model_type == "conditional_detr"
-        scores = (logits.float().sigmoid() if conditional else logits.float().softmax(-1)[..., :-1]).amax(-1)  # (B, Q)
+        exact = at_least_float32(logits)
+        scores = (exact.sigmoid() if conditional else exact.softmax(-1)[..., :-1]).amax(-1)  # (B, Q)
         most = scores.shape[1] if limit is None else min(limit, scores.shape[1])
         if threshold is None:
             return scores.topk(most, dim=1).indices
@@ -187,17 +190,18 @@ class SegmentationHead(DetectionBase):
         config = self.config
         if normalizers is None:
             normalizers = normalizers_of_all_processes(config, labels, logits.device)
-        matched = match_labels(config, logits.float(), boxes.float(), labels)
+        matched = match_labels(config, at_least_float32(logits), at_least_float32(boxes), labels)
         targets, matches = matched
         loss, loss_dict = detection_loss(config, logits, boxes, labels, normalizers, matched)
         counts = [min(count, config.num_queries) for count in targets.counts]
         last = len(matches.layer) - sum(counts)  # matches are in the order of layers, then of images
         image, query, target = (values[last:] for values in matches[1:])
-        place = torch.cat([torch.arange(count) for count in counts]).to(image.device, non_blocking=True)
+        place = to_device(torch.cat([torch.arange(count) for count in counts]), image.device)
         chosen = query.new_full((len(counts), max(counts)), -1)
         chosen[image, place] = query
         rows = self._draw(states, chosen, image, place)
-        objects = target - place.new_tensor([0, *targets.counts]).cumsum(0)[image]  # counted in their own image
+        first = to_device(torch.tensor([0, *targets.counts]).cumsum(0), image.device)
+        objects = target - first[image]  # counted in their own image
         wanted = _matched_masks(labels, objects.split(counts), sizes)
         focal, dice = mask_losses(rows, wanted, sizes)
         focal, dice = focal / normalizers.boxes, dice / normalizers.boxes

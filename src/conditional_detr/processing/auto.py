@@ -9,6 +9,7 @@ from typing import Any
 from ..checkpoints.files import read_json
 from ..checkpoints.hub import find_file
 from ..checkpoints.reading import model_family
+from ..config import shown
 from .image_processor import (
     CONFIG_NAME,
     LOADING_OPTIONS,
@@ -36,11 +37,14 @@ class AutoImageProcessor:
         raise TypeError("use AutoImageProcessor.from_pretrained(name)")
 
     @staticmethod
-    def from_pretrained(name: str | os.PathLike[str], **options: Any) -> DetectionImageProcessor:
+    def from_pretrained(
+        pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
+    ) -> DetectionImageProcessor:
         """Read the processor of a checkpoint: a folder, a `.pth` file or a hub name. See
         `DetectionImageProcessor.from_pretrained`."""
         files = {option: options[option] for option in LOADING_OPTIONS if option in options}
-        return IMAGE_PROCESSORS[_family(name, files)].from_pretrained(name, **options)
+        family = _family(pretrained_model_name_or_path, files)
+        return IMAGE_PROCESSORS[family].from_pretrained(pretrained_model_name_or_path, **options)
 
 
 def _family(name: str | os.PathLike[str], files: dict[str, Any]) -> str:
@@ -50,8 +54,12 @@ def _family(name: str | os.PathLike[str], files: dict[str, Any]) -> str:
         assert found is not None, "a required file is found or raises"
         path = found
         values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is not an image processor's configuration: a JSON object is needed")
         kind = values.get("image_processor_type", values.get("feature_extractor_type"))
-        if kind not in _FAMILY_OF:
-            raise ValueError(f"{path} is of image_processor_type {kind!r}; this package knows {', '.join(_FAMILY_OF)}")
+        if not isinstance(kind, str) or kind not in _FAMILY_OF:
+            raise ValueError(
+                f"{path} is of image_processor_type {shown(kind)}; this package knows {', '.join(_FAMILY_OF)}"
+            )
         return _FAMILY_OF[kind]
     return model_family(str(name), **files)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..precision import at_least_float32
+
 TargetSizes = Tensor | Sequence[Sequence[int]]
 
 
@@ -38,7 +40,7 @@ def conditional_detr_detections(
     """
     boxes = _boxes_in_pixels(pred_boxes, target_sizes)
     classes = logits.shape[-1]
-    probabilities = _at_least_float32(logits).sigmoid().flatten(1)  # (B, Q * C)
+    probabilities = at_least_float32(logits).sigmoid().flatten(1)  # (B, Q * C)
     pairs = probabilities.shape[1]
     scores, pair = probabilities.topk(pairs if top_k is None else min(top_k, pairs), dim=1)
     query = pair.div(classes, rounding_mode="floor")
@@ -66,7 +68,7 @@ def detr_detections(
         ValueError: `target_sizes` is not one pair an image.
     """
     boxes = _boxes_in_pixels(pred_boxes, target_sizes)
-    scores, labels = _at_least_float32(logits).softmax(-1)[..., :-1].max(-1)  # (B, Q)
+    scores, labels = at_least_float32(logits).softmax(-1)[..., :-1].max(-1)  # (B, Q)
     if top_k is not None:
         scores, query = scores.topk(min(top_k, scores.shape[1]), dim=1)
         labels, boxes = labels.gather(1, query), _take(boxes, query)
@@ -75,7 +77,7 @@ def detr_detections(
 
 def _boxes_in_pixels(pred_boxes: Tensor, target_sizes: TargetSizes | None) -> Tensor:
     """(B, Q, 4) xyxy, in pixels of the target sizes, or relative without them."""
-    cx, cy, width, height = _at_least_float32(pred_boxes).unbind(-1)
+    cx, cy, width, height = at_least_float32(pred_boxes).unbind(-1)
     boxes = torch.stack([cx - 0.5 * width, cy - 0.5 * height, cx + 0.5 * width, cy + 0.5 * height], dim=-1)
     if target_sizes is None:
         return boxes
@@ -112,8 +114,3 @@ def _above(threshold: float, scores: Tensor, labels: Tensor, boxes: Tensor) -> l
 def _take(boxes: Tensor, query: Tensor) -> Tensor:
     """boxes (B, Q, 4) at query (B, K) -> (B, K, 4)."""
     return boxes.gather(1, query[..., None].expand(-1, -1, 4))
-
-
-def _at_least_float32(values: Tensor) -> Tensor:
-    # bfloat16 has 8 bits: a corner computed in it is off by pixels.
-    return values.to(torch.promote_types(values.dtype, torch.float32))

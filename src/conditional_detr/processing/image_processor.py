@@ -13,15 +13,18 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..checkpoints.files import read_json, write_json
 from ..checkpoints.hub import find_file, upload_folder
+from ..config import shown
 from .annotations import (
     Labels,
     detection_labels,
@@ -35,7 +38,6 @@ from .detections import TargetSizes, conditional_detr_detections, detr_detection
 from .pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    interpolation_mode,
     normalize,
     pad,
     resize,
@@ -49,6 +51,13 @@ FORMATS = ("coco_detection", "coco_panoptic")
 # What may be given here as in transformers, and changes nothing: images always become RGB, channels first.
 _WITHOUT_EFFECT = ("data_format", "default_to_square", "disable_grouping", "do_convert_rgb")
 LOADING_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+# The filters that work on tensors.
+RESAMPLING = tuple(Image.Resampling[name] for name in ("NEAREST", "LANCZOS", "BILINEAR", "BICUBIC"))
+# No real picture or scale comes near these: what passes them is a slip or a damaged file.
+MOST_PIXELS = 16_384  # of a side that is asked for
+RESCALE_FACTORS = (1e-12, 1e6)
+MEANS = (-1e6, 1e6)
+DEVIATIONS = (1e-6, 1e6)
 _TRANSFORMERS_CHOICES = ("use_fast", "backend", "trust_remote_code", "_from_auto")
 
 Processor = TypeVar("Processor", bound="DetectionImageProcessor")
@@ -80,6 +89,7 @@ class DetectionImageProcessor(ABC):
 
     def __init__(
         self,
+        /,
         *,
         format: str = "coco_detection",
         do_resize: bool = True,
@@ -98,17 +108,20 @@ class DetectionImageProcessor(ABC):
         **extra: Any,
     ) -> None:
         self.format = _known_format(format)
-        self.do_resize = do_resize
-        self.size = size_dict(size, max_size)
+        self.do_resize = _switch("do_resize", do_resize)
+        self.size = _bounded("size", size_dict(size, max_size))
         self.resample = _pil_resample(resample)
-        self.do_rescale = do_rescale
-        self.rescale_factor = rescale_factor
-        self.do_normalize = do_normalize
-        self.image_mean = _per_channel("image_mean", image_mean)
-        self.image_std = _per_channel("image_std", image_std)
-        self.do_convert_annotations = do_normalize if do_convert_annotations is None else do_convert_annotations
-        self.do_pad = next((value for value in (do_pad, pad_and_return_pixel_mask) if value is not None), True)
-        self.pad_size = None if pad_size is None else pad_size_dict(pad_size)
+        self.do_rescale = _switch("do_rescale", do_rescale)
+        self.rescale_factor = _number("rescale_factor", rescale_factor, *RESCALE_FACTORS)
+        self.do_normalize = _switch("do_normalize", do_normalize)
+        self.image_mean = _per_channel("image_mean", image_mean, *MEANS)
+        self.image_std = _per_channel("image_std", image_std, *DEVIATIONS)
+        self.do_convert_annotations = _switch(
+            "do_convert_annotations", do_normalize if do_convert_annotations is None else do_convert_annotations
+        )
+        padded = next((value for value in (do_pad, pad_and_return_pixel_mask) if value is not None), True)
+        self.do_pad = _switch("do_pad", padded)
+        self.pad_size = None if pad_size is None else _bounded("pad_size", pad_size_dict(pad_size))
         self.extra = extra
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
@@ -293,29 +306,39 @@ class DetectionImageProcessor(ABC):
         """`to_dict` as JSON, sorted by name."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write `to_dict` as JSON, sorted by name.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        write_json(Path(json_file_path), dict(sorted(self.to_dict().items())))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
 
     @classmethod
-    def from_dict(cls: type[Processor], values: Mapping[str, Any], **overrides: Any) -> Processor:
-        """Build from the contents of a `preprocessor_config.json`; `overrides` replace its values.
+    def from_dict(cls: type[Processor], values: Mapping[str, Any], /, **overrides: Any) -> Processor:
+        """Build from the contents of a `preprocessor_config.json`; `overrides` replace its values, by whichever name.
 
         Raises:
             ValueError: a value that means nothing; the message names it.
         """
         # Null stands for the default in what transformers 4 writes.
-        given = {name: value for name, value in {**values, **overrides}.items() if value is not None}
+        given = {name: value for name, value in _replaced(values, overrides).items() if value is not None}
         for name in ("image_processor_type", "feature_extractor_type", *_TRANSFORMERS_CHOICES):
             given.pop(name, None)
         return cls(**given)
 
     @classmethod
-    def from_pretrained(cls: type[Processor], name: str | os.PathLike[str], **overrides: Any) -> Processor:
+    def from_pretrained(
+        cls: type[Processor], pretrained_model_name_or_path: str | os.PathLike[str], **overrides: Any
+    ) -> Processor:
         """Read the processor of a checkpoint.
 
         Args:
-            name: a folder that holds `preprocessor_config.json`, that file itself, a repository on the Hugging Face hub,
-                or a `.pth` file, which says nothing about images, so that the defaults are taken.
+            pretrained_model_name_or_path: a folder that holds `preprocessor_config.json`, that file itself, a repository
+                on the Hugging Face hub, or a `.pth` file, which says nothing about images, so that the defaults are taken.
             overrides: arguments of the constructor that replace what the file says; and `revision`, `cache_dir`, `token`,
                 `local_files_only`, `force_download` for the hub.
 
@@ -324,13 +347,13 @@ class DetectionImageProcessor(ABC):
             ValueError: the file is not JSON, or holds a value that means nothing; one line that names the file.
         """
         options = {option: overrides.pop(option) for option in LOADING_OPTIONS if option in overrides}
-        path = Path(name)
+        path = Path(pretrained_model_name_or_path)
         if path.suffix in (".pth", ".pt"):
             if not path.is_file():
                 raise FileNotFoundError(f"{path}: no such file")
             return cls.from_dict({}, **overrides)
         if not path.is_file():
-            found = find_file(str(name), CONFIG_NAME, **options)
+            found = find_file(str(pretrained_model_name_or_path), CONFIG_NAME, **options)
             assert found is not None, "a required file is found or raises"
             path = found
         values = read_json(path)
@@ -343,7 +366,7 @@ class DetectionImageProcessor(ABC):
 
     def save_pretrained(
         self,
-        folder: str | os.PathLike[str],
+        save_directory: str | os.PathLike[str],
         *,
         push_to_hub: bool = False,
         repo_id: str | None = None,
@@ -357,13 +380,13 @@ class DetectionImageProcessor(ABC):
         Raises:
             OSError: the folder is a file, or cannot be written; or the upload failed.
         """
-        if Path(folder).is_file():
+        folder = Path(save_directory)
+        if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file, not a folder to save an image processor in")
-        path = Path(folder) / CONFIG_NAME
-        write_json(path, dict(sorted(self.to_dict().items())))
+        self.to_json_file(folder / CONFIG_NAME)
         if push_to_hub:
-            self.push_to_hub(repo_id or Path(folder).resolve().name, token=token)
-        return [str(path)]
+            self.push_to_hub(repo_id or folder.resolve().name, token=token)
+        return [str(folder / CONFIG_NAME)]
 
     def push_to_hub(
         self,
@@ -412,11 +435,7 @@ class DetectionImageProcessor(ABC):
         if unknown:
             raise TypeError(f"preprocess() got an unknown argument {unknown[0]!r}")
         given = {name: value for name, value in given.items() if name in known}
-        if "pad_and_return_pixel_mask" in given:
-            given.setdefault("do_pad", given.pop("pad_and_return_pixel_mask"))
-        if "max_size" in given and "size" not in given:
-            given["size"] = {**size_dict(self.size), "longest_edge": given["max_size"]}
-        return type(self)(**{**arguments, **given})
+        return type(self)(**_replaced(arguments, given))
 
     def _read_labels(
         self,
@@ -528,25 +547,53 @@ def _looks_rescaled(image: Tensor) -> bool:
 def _known_format(format: Any) -> str:
     name = getattr(format, "value", format)
     if name not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {shown(name)}")
     return name
 
 
 def _pil_resample(resample: Any) -> int:
     """A filter, named in PIL's or torchvision's way, as PIL's number."""
     name = getattr(resample, "name", None)
-    names = {filter.name: filter.value for filter in Image.Resampling}
+    names = {filter.name: filter.value for filter in RESAMPLING}
     number = names.get("NEAREST" if name == "NEAREST_EXACT" else str(name), resample)
-    try:
-        interpolation_mode(number)
-    except (KeyError, ValueError):
-        raise ValueError(f"resample must be a PIL filter, one of {names}, got {resample!r}") from None
+    if isinstance(number, bool) or number not in RESAMPLING:
+        raise ValueError(f"resample must be a PIL filter, one of {names}, got {shown(resample)}")
     return int(number)
 
 
-def _per_channel(name: str, values: Any) -> float | tuple[float, ...]:
-    if isinstance(values, (int, float)):
-        return float(values)
-    if len(values) != 3:
-        raise ValueError(f"{name} must be a number or 3, one a channel, got {values!r}")
-    return tuple(float(value) for value in values)
+def _per_channel(name: str, values: Any, low: float, high: float) -> float | tuple[float, ...]:
+    if isinstance(values, Real):
+        return _number(name, values, low, high)
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(listed, list | tuple) or len(listed) != 3:
+        raise ValueError(f"{name} must be a number or 3, one a channel, got {shown(values)}")
+    return tuple(_number(name, value, low, high) for value in listed)
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not low <= value <= high:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {shown(value)}")
+    return float(value)
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be true or false, got {shown(value)}")
+    return bool(value)
+
+
+def _bounded(name: str, size: dict[str, int]) -> dict[str, int]:
+    for side, pixels in size.items():
+        if pixels > MOST_PIXELS:
+            raise ValueError(f"{name}: {side} must be at most {MOST_PIXELS} pixels, got {shown(pixels)}")
+    return size
+
+
+def _replaced(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A processor's arguments, `overrides` in place of `values`: older names there replace newer ones here."""
+    given = {**values, **overrides}
+    if overrides.get("pad_and_return_pixel_mask") is not None and overrides.get("do_pad") is None:
+        given["do_pad"] = given.pop("pad_and_return_pixel_mask")
+    if overrides.get("max_size") is not None and overrides.get("size") is None:
+        given["size"] = {**size_dict(given.get("size")), "longest_edge": given.pop("max_size")}
+    return given

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..precision import at_least_float32
 from .batch import BatchFeature
 from .detections import TargetSizes, conditional_detr_detections, detr_detections
 
@@ -70,7 +71,7 @@ def segment_maps(
         if not len(rows):
             results.append({"segmentation": torch.full(size, -1.0, device=masks.device), "segments_info": []})
             continue
-        owner, claimed = _contest(masks[rows].float().sigmoid(), scores, size, mask_threshold)
+        owner, claimed = _contest(at_least_float32(masks[rows]).sigmoid(), scores, size, mask_threshold)
         area = owner.flatten().bincount(minlength=len(rows))
         shares = (area / claimed).masked_fill((area == 0) | (claimed == 0), torch.nan).tolist()
 
@@ -101,16 +102,16 @@ def class_maps(
 
     Returns:
         for each image, int64 (height, width); with `return_scores`, `segmentation` (height, width) and
-        `segmentation_scores`, float32 (C, height, width).
+        `segmentation_scores`, float32 at least (C, height, width).
 
     Raises:
         ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
     """
     results: list[Any] = []
     for logits, queries, masks, size in _images(outputs, target_sizes):
-        classes = logits[queries].float()
+        classes = at_least_float32(logits[queries])
         classes = classes.sigmoid() if sigmoid else classes.softmax(-1)[:, :-1]
-        sums = torch.einsum("qc,qhw->chw", classes, masks.float().sigmoid())
+        sums = torch.einsum("qc,qhw->chw", classes, at_least_float32(masks).sigmoid())
         if return_scores:
             scores = torch.cat([chunk for _, chunk in _resized(sums, size)])
             results.append(BatchFeature(segmentation=scores.argmax(0), segmentation_scores=scores))
@@ -299,7 +300,7 @@ def _pairs(target_sizes: TargetSizes, count: int) -> list[list[int]]:
 
 def _best_classes(logits: Tensor, sigmoid: bool, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of logits (k, C), the rows (n,) whose best class is one of objects and scores above the threshold; scores; labels."""
-    logits = logits.float()
+    logits = at_least_float32(logits)
     scores, labels = (logits.sigmoid() if sigmoid else logits.softmax(-1)).max(-1)
     kept = scores > threshold
     if not sigmoid:
@@ -309,10 +310,10 @@ def _best_classes(logits: Tensor, sigmoid: bool, threshold: float) -> tuple[Tens
 
 
 def _resized(masks: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
-    """Masks (n, h, w) resized bilinearly, some at a time: the first one's number, and float32 (some, *size)."""
+    """Masks (n, h, w) resized bilinearly, some at a time: the first one's number, and (some, *size), float32 at least."""
     some = max(1, CHUNK // (size[0] * size[1]))
     for first in range(0, len(masks), some):
-        chunk = masks[None, first : first + some].float().contiguous()
+        chunk = at_least_float32(masks[None, first : first + some]).contiguous()
         if chunk.shape[2:] != size:
             chunk = functional.interpolate(chunk, size=size, mode="bilinear", align_corners=False)
         yield first, chunk[0]

@@ -1,0 +1,7 @@
+"""`python -m conditional_detr` is `cdetr`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,93 @@
+"""Loading processes that end with the block that started them, whatever ends it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM)
+
+
+class WorkerDied(RuntimeError):
+    """A loading process ended by itself; the message says how, and what to do."""
+
+
+@contextmanager
+def batches_of(loader: DataLoader) -> Iterator[Iterator[Any]]:
+    """The loader's batches, for as long as the block lasts; then its processes are gone.
+
+    Signals that ask to stop are not for the processes: a terminal sends Ctrl-C, and a batch system SIGTERM, to all of
+    them, and the parent needs its batches until its state is whole. So they start with these signals blocked, and are
+    killed at the end: they hold nothing that could be lost, and one that waits in its queue could not be joined.
+
+    PyTorch would raise in the main thread, wherever it is (between two halves of an update, say), when one of them dies.
+    Here the next batch does.
+
+    Raises:
+        WorkerDied: at the next batch after a process died.
+    """
+    handled = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
+    handler = signal.getsignal(signal.SIGCHLD) if handled else None
+    with _signals_blocked():
+        batches = iter(loader)
+    if handled:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    workers = getattr(batches, "_workers", [])  # PyTorch has no public way to end a loader's processes
+    try:
+        yield _watched(batches, workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join()
+        if handled:
+            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """`worker_init_fn` for Windows, and for processes that do not inherit what their parent blocks."""
+    for number in ASKING_TO_STOP:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Processes that start in the block keep these signals waiting for ever; this one gets them when it ends."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING_TO_STOP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _watched(batches: Iterator[Any], workers: list[Any]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except (RuntimeError, OSError, EOFError) as error:  # the last two where it died while handing a batch over
+        for worker in workers:
+            worker.join(timeout=0.5)
+        ended = [worker.exitcode for worker in workers if worker.exitcode is not None]
+        if not ended:
+            raise
+        raise WorkerDied(_explain(ended[0])) from error
+
+
+def _explain(exit_code: int) -> str:
+    how = f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit code {exit_code}"
+    if exit_code < 0 and signal.Signals(-exit_code).name == "SIGBUS":
+        return (
+            f"a process that loads images ended {how}: shared memory (/dev/shm) is full. Give the container more "
+            "(docker run --shm-size 8g), or take fewer --workers"
+        )
+    return (
+        f"a process that loads images ended {how}, most often because memory ran out: take fewer --workers (0 loads in "
+        "the main process) or smaller images"
+    )

@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM as a wish, which a run fulfils when its state is whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+# torchrun and terminals send the same request more than once; a person needs longer to mean it.
+SAME_REQUEST_SECONDS = 1.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was asked to stop, and has stopped. Like any KeyboardInterrupt it is no error, and passes through code
+    that catches errors.
+
+    Attributes:
+        signal: the signal's number.
+    """
+
+    def __init__(self, signal_number: int, what_is_left: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}; {what_is_left}")
+        self.signal = signal_number
+
+
+class StopRequest:
+    """While used as a context, SIGTERM and Ctrl-C are noted in `signal`, and said on standard error.
+
+    A second Ctrl-C raises KeyboardInterrupt. In threads other than the main one, which get no signals, nothing happens.
+
+    Attributes:
+        signal: the number of the signal that asked to stop; 0 before any did.
+        at_once: there is nothing to save: stop by raising Interrupted.
+    """
+
+    def __init__(self, say: bool) -> None:
+        self.signal, self.asked_at = 0, 0.0
+        self.say, self.at_once = say, True
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.at_once:
+            raise Interrupted(number, "training had not begun")
+        now = time.monotonic()
+        if not self.signal:
+            self.signal, self.asked_at = number, now
+            if self.say:  # print could be what the signal interrupted
+                os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+        elif number == signal.SIGINT and now - self.asked_at > SAME_REQUEST_SECONDS:
+            raise KeyboardInterrupt

@@ -1,0 +1,77 @@
+"""Loading processes end with the block that started them."""
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from conditional_detr.data.workers import WorkerDied, batches_of, leave_signals_to_the_parent
+
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 10_000
+
+    def __getitem__(self, index):
+        return torch.full((1000,), index)
+
+
+def loader(workers=2):
+    return DataLoader(Numbers(), batch_size=4, num_workers=workers, worker_init_fn=leave_signals_to_the_parent)
+
+
+def children():
+    """The processes that run as children of this one."""
+    import multiprocessing
+
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def test_processes_are_gone_when_the_block_ends_early():
+    before = children()
+    with batches_of(loader()) as batches:
+        first = next(batches)
+        assert first[0, 0] == 0 and len(children() - before) == 2
+        for pid in children() - before:
+            os.kill(pid, signal.SIGTERM)  # as a batch system sends it to every process
+        time.sleep(0.2)
+        assert sum(1 for _ in zip(range(50), batches, strict=False)) == 50  # and they still load
+    assert not children() - before
+
+
+def test_processes_are_gone_after_an_error():
+    before = children()
+    with pytest.raises(KeyError), batches_of(loader()) as batches:
+        next(batches)
+        raise KeyError
+    assert not children() - before
+
+
+def test_a_dead_process_is_explained_at_the_next_batch_and_nowhere_else():
+    before = children()
+    with batches_of(loader()) as batches:
+        next(batches)
+        victim = min(children() - before)
+        os.kill(victim, signal.SIGKILL)
+        for _ in range(1000):  # nothing is raised between batches
+            time.sleep(0.0002)
+        with pytest.raises(WorkerDied, match=r"ended by SIGKILL, most often because memory ran out.*--workers"):
+            for _ in batches:
+                pass
+    assert not children() - before
+
+
+def test_signal_handlers_are_as_before():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+    with batches_of(loader()) as batches:
+        next(batches)
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGINT, signal.SIGTERM}
+
+
+def test_without_processes_batches_come_as_they_are():
+    with batches_of(loader(0)) as batches:
+        assert [batch[0, 0].item() for batch, _ in zip(batches, range(3), strict=False)] == [0, 4, 8]
