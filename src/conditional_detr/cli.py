@@ -286,6 +286,7 @@ def _eval(arguments: list[str]) -> None:
     )
     _add_speed(parser)
     _add_threads(parser)
+    _add_image_size(parser)
     parser.add_argument("--predictions", type=str, default="", help="also write predictions here, as COCO results JSON")
     parser.add_argument("--metrics", type=str, default="", help="also write the figures here, as JSON")
     parser.add_argument("--device", type=str, default="", help="such as cpu or cuda:1; the best there is by default")
@@ -315,7 +316,7 @@ def _eval(arguments: list[str]) -> None:
         PartialState(cpu=not torch.accelerator.is_available()) if "WORLD_SIZE" in os.environ else None
     )  # started by torchrun or accelerate
     device = values["device"] or (str(state.device) if state else None)
-    detector = Detector.from_pretrained(values["model"], device=device, **_speed(values))
+    detector = Detector.from_pretrained(values["model"], device=device, **_speed(values), **_image_size(values))
     task = values["task"] or detector.model.task
     files = (values["annotations"], values["images"])
     if not values["annotations"]:
@@ -377,7 +378,12 @@ def _predict(arguments: list[str]) -> None:
     parser.add_argument("--device", type=str, default="", help="such as cpu or cuda:1; the best there is by default")
     _add_speed(parser)
     _add_threads(parser)
+    _add_image_size(parser)
     parser.add_argument("--draw", type=bool, default=True, help="draw pictures")
+    parser.add_argument("--draw_labels", type=bool, default=True, help="write classes and scores into the pictures")
+    parser.add_argument(
+        "--line_width", type=int, default=0, help="of drawn boxes, in pixels; 0: by the picture and how crowded it is"
+    )
     parser.add_argument(
         "--skip_bad_images", type=bool, default=False, help="report unreadable images instead of stopping"
     )
@@ -386,21 +392,27 @@ def _predict(arguments: list[str]) -> None:
     _use_threads(values.pop("threads"))
     from .engine.detector import Detector
     from .engine.inference import worker_count
-    from .engine.predict import find_images, predict
+    from .engine.predict import find_images, predictions
+    from .processing.reading import printable
 
+    if values["line_width"] < 0:
+        raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")
+    values["line_width"] = values["line_width"] or None
     images = find_images(values.pop("images"))
-    speed = _speed(values)
-    detector = Detector.from_pretrained(values.pop("model"), device=values.pop("device") or None, **speed)
+    speed, size = _speed(values), _image_size(values)
+    detector = Detector.from_pretrained(values.pop("model"), device=values.pop("device") or None, **speed, **size)
     output = Path(values.pop("output"))
     values["workers"] = worker_count(values["workers"], detector.model.device)
     with _progress("predicting", len(images), True) as advance:
-        rows = predict(detector, images, output, progress=advance, **values)
-    found = sum(len(row.get("detections", ())) for row in rows)
-    bad = [row for row in rows if "error" in row]
+        found, bad, first = 0, 0, ""
+        for row in predictions(detector, images, output, progress=advance, **values):
+            found += len(row.get("detections", ()))
+            if "error" in row:
+                bad, first = bad + 1, first or row["error"]
     pictures = ", pictures beside it" if values["draw"] else ""
-    print(f"detections in {len(rows) - len(bad)} images: {found}, in {output / 'predictions.jsonl'}{pictures}")
+    print(f"detections in {len(images) - bad} images: {found}, in {printable(output / 'predictions.jsonl')}{pictures}")
     if bad:
-        print(f"{len(bad)} images could not be read; first: {bad[0]['error']}")
+        print(f"{bad} images could not be used; first: {first}")
 
 
 def _add_speed(parser: Any) -> None:
@@ -408,6 +420,24 @@ def _add_speed(parser: Any) -> None:
     parser.add_argument(
         "--compile", type=bool, default=False, help="compile the model first, which takes minutes: for many images"
     )
+
+
+def _add_image_size(parser: Any) -> None:
+    parser.add_argument(
+        "--image_size", type=int, default=0, help="short side in pixels that images are given; 0: the model's own"
+    )
+    parser.add_argument(
+        "--max_size", type=int, default=0, help="longest long side; 0: the model's own, or in its ratio to --image_size"
+    )
+
+
+def _image_size(values: dict[str, Any]) -> dict[str, Any]:
+    """Take what `_add_image_size` added out of `values`, as arguments of `Detector.from_pretrained`."""
+    given = {name: values.pop(name) for name in ("image_size", "max_size")}
+    for name, value in given.items():
+        if value < 0:
+            raise UsageError(f"--{name} is {value}; it is a number of pixels")
+    return {name: value for name, value in given.items() if value}
 
 
 def _speed(values: dict[str, Any]) -> dict[str, Any]:

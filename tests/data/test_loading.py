@@ -15,10 +15,10 @@ from conditional_detr.data.loading import (
     TrainingSet,
     batches_by_shape,
     collate,
-    image_size,
     read_sized_image,
 )
 from conditional_detr.data.transforms import augment, training_transform
+from conditional_detr.processing.reading import image_size
 from conditional_detr.processing.sizes import output_size
 
 PLAIN = Augmentation(horizontal_flip=0, crop=0, scales=[64])

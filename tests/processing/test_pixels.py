@@ -52,8 +52,8 @@ def test_padding_puts_images_top_left_and_says_where_they_are() -> None:
     images = [torch.ones(3, 2, 5), torch.ones(3, 4, 3)]
     canvas, pixel_mask = pad(images)
     assert canvas.shape == (2, 3, 4, 5)
-    assert pixel_mask.dtype == torch.int64
-    assert torch.equal(canvas[:, 0].long(), pixel_mask)
+    assert pixel_mask.dtype == torch.bool
+    assert torch.equal(canvas[:, 0].bool(), pixel_mask)
     assert pixel_mask[0].sum() == 10 and pixel_mask[0, :2].all()
     assert pixel_mask[1].sum() == 12 and pixel_mask[1, :, :3].all()
     assert pad(images, (6, 7))[0].shape == (2, 3, 6, 7)

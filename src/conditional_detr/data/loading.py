@@ -36,7 +36,7 @@ class Batch:
     """One micro-batch as workers make it: uint8 pixels, so that a quarter of the bytes travel."""
 
     images: Tensor  # (B, 3, H, W) uint8
-    pixel_mask: Tensor | None  # (B, H, W) int64, 1 = real; None where nothing is padded
+    pixel_mask: Tensor | None  # (B, H, W) bool, True = real; None where nothing is padded
     labels: list[dict[str, Any]]
     padding: float  # share of the canvas that is padding
     bad_images: list[str]  # what was wrong with the images that were left out
@@ -241,10 +241,3 @@ def batches_by_shape(shapes: np.ndarray, batch_size: int) -> list[list[int]]:
     changes = np.flatnonzero((np.diff(shapes[order], axis=0) != 0).any(1)) + 1
     runs = np.split(order, changes)
     return [run[i : i + batch_size].tolist() for run in runs for i in range(0, len(run), batch_size)]
-
-
-def image_size(path: Any) -> tuple[int, int]:
-    """Height and width of an image file as it will be read (EXIF applied), from its header alone."""
-    with Image.open(path) as image:
-        width, height = image.size
-        return (width, height) if image.getexif().get(0x0112, 1) in (5, 6, 7, 8) else (height, width)

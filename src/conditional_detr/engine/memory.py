@@ -23,15 +23,19 @@ def check_size(size: tuple[int, int], device: torch.device, dtype: torch.dtype, 
     Raises:
         ValueError: it cannot; the message names the size and the limit.
     """
-    if (free := free_memory(device)) is None:
-        return
-    most = free // (VALUES_PER_PIXEL * dtype.itemsize)
-    if size[0] * size[1] > most:
-        raise ValueError(
-            f"{where}an image of {size[0]}×{size[1]} pixels, as the model would see it, does not fit into memory: "
-            f"{device.type} has {free / 2**30:.1f} GiB free, enough for {most / 1e6:.1f} million pixels. "
-            "Make it smaller, or give the image processor a smaller size"
-        )
+    if (reason := too_large(size, device, dtype, free_memory(device))) is not None:
+        raise ValueError(where + reason)
+
+
+def too_large(size: tuple[int, int], device: torch.device, dtype: torch.dtype, free: int | None) -> str | None:
+    """Why `free` bytes of memory cannot hold the features of an image of this size (height and width); None if they can."""
+    if free is None or size[0] * size[1] <= (most := free // (VALUES_PER_PIXEL * dtype.itemsize)):
+        return None
+    return (
+        f"an image of {size[0]}×{size[1]} pixels, as the model would see it, does not fit into memory: "
+        f"{device.type} has {free / 2**30:.1f} GiB free, enough for {most / 1e6:.1f} million pixels. "
+        "Make it smaller, or give the image processor a smaller size (--image_size)"
+    )
 
 
 def free_memory(device: torch.device) -> int | None:

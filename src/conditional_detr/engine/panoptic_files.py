@@ -116,7 +116,7 @@ def draw_panoptic(
         segments: those without pixels are left out.
         labels: class -> name.
     """
-    from .predict import PLAIN_TEXT_SIDE, enlargement, sv  # evaluation writes maps, but draws none
+    from .drawing import PLAIN_TEXT_SIDE, enlargement, sv  # evaluation writes maps, but draws none
 
     numbers, index = np.unique(_as_array(segmentation), return_inverse=True)
     index = index.reshape(segmentation.shape)  # (H, W), which of the numbers

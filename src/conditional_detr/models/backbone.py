@@ -138,7 +138,7 @@ class Backbone(nn.Module):
         mask = None if real is None else real[:, None].to(x.dtype)  # (B, 1, H, W)
         for conv, norm in _stem(net):
             x = _conv_norm_relu(conv, norm, x, mask)
-            mask = _strided(mask, conv.stride[0])
+            mask = _like(_strided(mask, conv.stride[0]), x)
         x = F.max_pool2d(x if mask is None else x * mask, 3, 2, 1)  # after ReLU, zeros never win over real cells
         mask = _strided(mask, 2)
         outputs: list[Tensor] = []
@@ -148,7 +148,7 @@ class Backbone(nn.Module):
                 if self.gradient_checkpointing and self.training:
                     run = partial(checkpoint, block_forward, use_reentrant=False)
                 x = run(block, x, mask)
-                mask = _strided(mask, _block_stride(block))
+                mask = _like(_strided(mask, _block_stride(block)), x)
             outputs = [*outputs, x] if all_stages else [x]
         return outputs
 
@@ -347,6 +347,11 @@ def _stages(net: Any) -> list[Any]:
 
 def _strided(mask: Tensor | None, stride: int) -> Tensor | None:
     return mask if mask is None or stride == 1 else mask[:, :, ::stride, ::stride]
+
+
+def _like(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """A mask in the type of the features: under autocast a float32 one would make them float32 too."""
+    return None if mask is None else mask.to(x.dtype)
 
 
 def _block_stride(block: Any) -> int:

@@ -28,9 +28,13 @@ class DetectionBase(PretrainedModel):
 
     Attributes:
         canvas_step: prediction rounds the sides of its canvases up to multiples of it; see `inference.compile_model`.
+        recorded_shapes: of batches for which a GPU has recorded a graph; None where it records none.
+        is_compiled: whether `compile_model` took effect.
     """
 
     canvas_step = 1
+    recorded_shapes: set[tuple[Any, ...]] | None = None
+    is_compiled = False
 
     @property
     def device(self) -> torch.device:

@@ -53,8 +53,9 @@ def compile_model(model: DetectionHead | SegmentationHead) -> bool:
     """Compile for prediction with `torch.compile`; the first images then take a minute or two.
 
     The first size has a graph of its own; a few more, whose sizes are variables, serve all others: on the CPU images as
-    they are, the weights constants of the code; on a GPU recorded CUDA graphs, one for each canvas, so canvases are
-    rounded up to multiples of `GPU_CANVAS_STEP` pixels. Where `use_onednn` took effect, a CPU gains nothing by it (measured
+    they are, the weights constants of the code; on a GPU recorded CUDA graphs, one for each canvas and size of batch, so
+    canvases are rounded up to multiples of `GPU_CANVAS_STEP` pixels, batches that are not full are split into powers of
+    two, and further shapes than `engine.inference.MOST_GRAPHS` are computed without. Where `use_onednn` took effect, a CPU gains nothing by it (measured
     on R50: 0.96 times as fast), since oneDNN's fused operators are what the compiler would choose too.
 
     Returns:
@@ -70,10 +71,12 @@ def compile_model(model: DetectionHead | SegmentationHead) -> bool:
         model.compile(options={"freezing": True})
     elif device.type == "cuda":
         model.compile(options={"triton.cudagraphs": True})
+        model.recorded_shapes = set()
         if _detector(model).model.backbone.is_plain_resnet:  # others would compute one size at a time
             model.canvas_step = GPU_CANVAS_STEP
     else:
         model.compile()
+    model.is_compiled = True
     return True
 
 

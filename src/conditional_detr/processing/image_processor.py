@@ -181,7 +181,8 @@ class DetectionImageProcessor(ABC):
         batch = BatchFeature()
         if steps.do_pad:
             canvas = (steps.pad_size["height"], steps.pad_size["width"]) if steps.pad_size else None
-            batch["pixel_values"], batch["pixel_mask"] = pad(images, canvas)
+            batch["pixel_values"], mask = pad(images, canvas)
+            batch["pixel_mask"] = mask.to(torch.int64)  # as transformers has it
             labels = [pad_labels(item, *batch.pixel_mask.shape[1:]) for item in labels]
         elif len(set(sizes)) > 1:
             raise ValueError(f"images of different sizes, {sorted(set(sizes))}, make a batch only with do_pad=True")
