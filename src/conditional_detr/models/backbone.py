@@ -235,9 +235,9 @@ class _LeftOut(nn.Module):
 def _without_use(net: Any, channels: int) -> tuple[list[str], list[str]]:
     """What of a network its last feature does not depend on: modules to leave out, and parameters of what must stay.
 
-    timm's `FeatureDictNet` and `FeatureListNet` end at the last feature, its other wrappers (EfficientNet's, MobileNet's, HRNet's, those
-    with hooks) hold and compute the rest of the network, too. A parameter that never gets a gradient stops training on
-    several devices.
+    timm's `FeatureDictNet` and `FeatureListNet` end at the last feature, its other wrappers (EfficientNet's,
+    MobileNet's, HRNet's, those with hooks) hold and compute the rest of the network, too. A parameter that never gets a
+    gradient stops training on several devices.
 
     Args:
         net: on the meta device; its modules are replaced.
