@@ -46,6 +46,8 @@ def test_a_run_leaves_what_its_user_needs(scenes, tmp_path, family):
     for name in (
         "recipe.yaml",
         "curves.png",
+        "batch.jpg",
+        "validation.jpg",
         "metrics.json",
         "model/model.safetensors",
         "model/preprocessor_config.json",
