@@ -54,7 +54,7 @@ def step_times(rank: int, processes: int, threads: int, options: argparse.Namesp
     torch.manual_seed(0)
     model = DistributedDataParallel(ConditionalDetrForObjectDetection(config(options.quick, **PAPER_TRAINING)).train())
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
-    pixels, _, labels = batch_of(options)
+    pixels, _, labels = batch_of(options, padded=False)
 
     def run() -> None:
         model(pixels, labels=labels).loss.backward()

@@ -17,6 +17,7 @@ from conditional_detr import ConditionalDetrForObjectDetection
 from conditional_detr.checkpoints.original import PAPER_TRAINING
 from conditional_detr.engine.optimization import build_optimizer
 from conditional_detr.engine.recipe import Recipe
+from conditional_detr.processing.pixels import pad
 
 from .measure import Contender, arguments, compare
 from .models import CLASSES, Original, config, save, theirs
@@ -25,11 +26,23 @@ FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
 Loss = Callable[[], Tensor]
 
 
-def batch_of(options: argparse.Namespace, device: str = "cpu") -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
-    """Pixels (B, 3, H, W), their mask of ones, and labels with boxes inside the image."""
+# Shapes of COCO's photographs, height by width relative to the short side.
+PHOTOGRAPHS = ((1, 4 / 3), (4 / 3, 1), (1, 1.5), (1.5, 1), (1, 1), (1, 1.78))
+
+
+def batch_of(
+    options: argparse.Namespace, padded: bool, device: str = "cpu"
+) -> tuple[Tensor, Tensor, list[dict[str, Tensor]]]:
+    """Pixels (B, 3, H, W), their mask bool (B, H, W), and labels with boxes inside the image. Padded: images of the shapes
+    of photographs, all of the same short side, on one canvas; else of one size."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(options.batch, 3, options.height, options.width, generator=generator).to(device)
-    mask = torch.ones(options.batch, options.height, options.width, dtype=torch.int64, device=device)
+    sizes = [(options.height, options.width)] * options.batch
+    if padded:
+        short = min(options.height, options.width)
+        shapes = [PHOTOGRAPHS[i % len(PHOTOGRAPHS)] for i in range(options.batch)]
+        sizes = [(round(short * height), round(short * width)) for height, width in shapes]
+    images = [torch.randn(3, *size, generator=generator) for size in sizes]
+    pixels, mask = (part.to(device) for part in pad(images))
     labels = [
         {
             "class_labels": torch.randint(CLASSES, (options.targets,), generator=generator).to(device),
@@ -57,15 +70,22 @@ def step(model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, dtype: 
 
 
 def our_step(
-    folder: Path, options: argparse.Namespace, dtype: torch.dtype, compiled: bool = False, device: str = "cpu"
+    folder: Path,
+    options: argparse.Namespace,
+    dtype: torch.dtype,
+    compiled: bool = False,
+    padded: bool = False,
+    device: str = "cpu",
 ) -> Callable[[], Any]:
+    """Ours, as `cdetr train` feeds it: with a mask where there is padding."""
     model = ConditionalDetrForObjectDetection.from_pretrained(folder, **PAPER_TRAINING)
     model.to(device).to(memory_format=torch.channels_last).train()
     if compiled:
         model.compile()
-    pixels, _, labels = batch_of(options, device)
+    pixels, mask, labels = batch_of(options, padded, device)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    return step(model, lambda: model(pixels, labels=labels).loss, build_optimizer(Recipe(), model), dtype)
+    seen = mask if padded else None
+    return step(model, lambda: model(pixels, seen, labels=labels).loss, build_optimizer(Recipe(), model), dtype)
 
 
 def their_step(
@@ -74,11 +94,13 @@ def their_step(
     dtype: torch.dtype = FLOAT32,
     best: bool = False,
     compiled: bool = False,
+    padded: bool = False,
     device: str = "cpu",
 ) -> Callable[[], Any]:
     """transformers with the paper's dropout and auxiliary losses; at its `best`: channels-last, fused AdamW."""
     model = theirs(folder, **PAPER_TRAINING).to(device).train()
-    pixels, mask, labels = batch_of(options, device)
+    pixels, mask, labels = batch_of(options, padded, device)
+    mask = mask.long()  # as its processor gives it
     if best:
         model.to(memory_format=torch.channels_last)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -92,7 +114,7 @@ def their_step(
 def original_step(folder: Path, options: argparse.Namespace) -> Callable[[], Any]:
     original = Original(options.original, folder, **PAPER_TRAINING)
     model = original.model.train()
-    pixels, _, labels = batch_of(options)
+    pixels, _, labels = batch_of(options, padded=False)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=1e-4)
     return step(model, lambda: original.loss(model(pixels), labels), optimizer, FLOAT32)
 
@@ -131,6 +153,15 @@ def main(argv: list[str] | None = None) -> None:
             work = counter.get_total_flops() / 2
         setting = f"{config(options.quick).backbone}, batch {options.batch}, {options.height}×{options.width}"
         compare(f"Training step: {setting}", contenders, options, multiply_adds=work)
+        padded = [
+            Contender(contender.name, partial(contender.build, padded=True), contender.dtype, peak=contender.peak)
+            for contender in contenders
+            if contender.name != "the original"
+        ]
+        setting = (
+            f"{config(options.quick).backbone}, batch {options.batch}, short side {min(options.height, options.width)}"
+        )
+        compare(f"Training step with padding: {setting}", padded, options)
 
 
 if __name__ == "__main__":
