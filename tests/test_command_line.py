@@ -149,8 +149,8 @@ def test_a_batch_larger_than_the_data_is_refused_before_anything_is_written(tmp_
 
 def test_the_first_line_says_how_many_threads_compute(tmp_path, scenes, capsys):
     small_model().save_pretrained(tmp_path / "model")
-    ConditionalDetrImageProcessor().save_pretrained(tmp_path / "model")
-    images = scenes / "images/val"
+    ConditionalDetrImageProcessor(size={"shortest_edge": 64}).save_pretrained(tmp_path / "model")
+    images = sorted((scenes / "images/val").iterdir())[0]
     arguments = ["predict", "--model", tmp_path / "model", "--images", images, "--output", tmp_path / "out"]
     assert main([str(a) for a in [*arguments, "--threads", 1]]) == 0
     assert capsys.readouterr().out.startswith("1 thread, as --threads says\n")
