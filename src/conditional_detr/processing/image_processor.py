@@ -54,7 +54,7 @@ LOADING_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_
 # The filters that work on tensors.
 RESAMPLING = tuple(Image.Resampling[name] for name in ("NEAREST", "LANCZOS", "BILINEAR", "BICUBIC"))
 # No real picture or scale comes near these: what passes them is a slip or a damaged file.
-MOST_PIXELS = 16_384  # of a side that is asked for
+MOST_PIXELS = 1_000_000  # of a side that is asked for, or of its limit; what memory holds is checked with the picture
 RESCALE_FACTORS = (1e-12, 1e6)
 MEANS = (-1e6, 1e6)
 DEVIATIONS = (1e-6, 1e6)
