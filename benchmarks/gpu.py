@@ -213,7 +213,7 @@ def generated_data(folder: Path, images: int) -> Path:
             boxes.append({"id": 7 * i + k, "image_id": i, "category_id": k + 1, "bbox": box, "area": 10800})
     categories = [{"id": k + 1, "name": str(k + 1)} for k in range(7)]
     file = folder / "annotations.json"
-    file.write_text(json.dumps({"images": rows, "annotations": boxes, "categories": categories}))
+    file.write_text(json.dumps({"images": rows, "annotations": boxes, "categories": categories}), encoding="utf-8")
     return file
 
 

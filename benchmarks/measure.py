@@ -202,7 +202,7 @@ def _print_peak(build: Callable[[], Callable[[], Any]]) -> None:
     """Build and run once, and print the greatest resident memory since then, in GiB."""
     gc.collect()
     with suppress(OSError):  # where Linux lets us, the peak so far is forgotten: making the inputs is no part of it
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     build()()
     print(peak_memory_gib())
 
@@ -211,7 +211,7 @@ def peak_memory_gib() -> float:
     """Greatest resident memory of this process so far."""
     status = Path("/proc/self/status")
     if status.is_file():  # `getrusage` would count the parent's as well
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 2**20  # type: ignore[index]
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1]) / 2**20  # type: ignore[index]
     unit = 2**30 if sys.platform == "darwin" else 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
@@ -249,7 +249,7 @@ def matmul_gflops(dtype: torch.dtype, device: str = "cpu", size: int = 2048) -> 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":")[1].strip()
     return platform.processor() or platform.machine()

@@ -64,7 +64,7 @@ def step_times(rank: int, processes: int, threads: int, options: argparse.Namesp
     step = Contender("step", lambda: run)
     in_turns([step], options.repeats)
     if rank == 0:
-        Path(f"{file}.times").write_text(" ".join(map(str, step.seconds)))
+        Path(f"{file}.times").write_text(" ".join(map(str, step.seconds)), encoding="utf-8")
     dist.destroy_process_group()
 
 
@@ -72,7 +72,7 @@ def images_per_second(processes: int, threads: int, options: argparse.Namespace)
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / "rendezvous")
         mp.spawn(step_times, (processes, threads, options, file), nprocs=processes)
-        seconds = np.median([float(value) for value in Path(f"{file}.times").read_text().split()])
+        seconds = np.median([float(value) for value in Path(f"{file}.times").read_text(encoding="utf-8").split()])
     return processes * options.batch / float(seconds)
 
 

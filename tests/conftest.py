@@ -1,12 +1,26 @@
 """Fixtures that all tests share."""
 
+import os
+
 import pytest
 import torch
-from golden_cases import SHARED, golden, golden_weights
+from golden_cases import NOT_HERE, golden, golden_weights, shared
 
 from conditional_detr.models.detection import DETECTORS
 
-torch.set_num_threads(1)  # the models here are too small for more, and machines are shared
+# One thread unless it is said otherwise: the models here are too small for more, and machines are shared.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was not checked for want of `../shared`."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if NOT_HERE in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} tests were skipped because ../shared (golden files, data) is not beside this checkout: "
+            "nothing was compared with the original implementations' outputs",
+            yellow=True,
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +49,7 @@ def golden_model(golden_pth):
 
 @pytest.fixture
 def bccd():
-    folder = SHARED / "data" / "bccd"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not here")
-    return folder
+    return shared("data/bccd")
 
 
 @pytest.fixture(scope="session")

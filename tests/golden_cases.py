@@ -12,13 +12,20 @@ import torch
 from safetensors.torch import load_file
 
 SHARED = Path(__file__).parents[2] / "shared"
+NOT_HERE = "../shared is not here, or lacks "
+
+
+def shared(name):
+    """A file or folder of `../shared`, which not every checkout has beside it; skips where it is absent."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{NOT_HERE}{name}")
+    return path
 
 
 def golden(name):
     """The tensors, those of numbers in float64, and the JSON of one golden case; skips where the files are absent."""
-    path = SHARED / "golden" / f"{name}.safetensors"
-    if not path.is_file():
-        pytest.skip(f"{path} is not here")
+    path = shared(f"golden/{name}.safetensors")
     tensors = {name: t.double() if t.is_floating_point() else t for name, t in load_file(path).items()}
     return tensors, json.loads(path.with_suffix(".json").read_text())
 

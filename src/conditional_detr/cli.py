@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .engine.stopping import Interrupted
+from .engine.stopping import Interrupted, sigterm_unwinds
 from .engine.threads import wait_passively
 
 HELP = """usage: cdetr COMMAND [options]
@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments[0] not in COMMANDS:
             raise UsageError(f"there is no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
-        COMMANDS[arguments[0]](arguments[1:])
+        with sigterm_unwinds():
+            COMMANDS[arguments[0]](arguments[1:])
         return 0
     except UsageError as error:
         return _fail(str(error), 2)
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 130)
     except BrokenPipeError:  # the reader of our output left; there is nobody to tell
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0
     except Exception as error:
         if isinstance(error, OSError | ValueError | RuntimeError) and not os.environ.get("CDETR_TRACEBACK"):

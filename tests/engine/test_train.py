@@ -46,6 +46,8 @@ def test_a_run_leaves_what_its_user_needs(scenes, tmp_path, family):
     for name in (
         "recipe.yaml",
         "curves.png",
+        "batch.jpg",
+        "validation.jpg",
         "metrics.json",
         "model/model.safetensors",
         "model/preprocessor_config.json",
@@ -57,6 +59,7 @@ def test_a_run_leaves_what_its_user_needs(scenes, tmp_path, family):
     assert config["id2label"] == {"0": "circle", "1": "square", "2": "triangle"} and config["category_ids"] == [1, 3, 5]
 
 
+@pytest.mark.numeric
 def test_the_loss_goes_down(scenes, tmp_path):
     train(small_recipe(scenes, tmp_path, epochs=12, eval_epochs=100))
     losses = [row["loss"] for row in rows(tmp_path, "train")]
@@ -101,7 +104,8 @@ def sparse(scenes, folder):
 
 
 @pytest.mark.parametrize(
-    ("family", "most_are_empty"), [("conditional_detr", False), ("conditional_detr", True), ("detr", True)]
+    ("family", "most_are_empty"),
+    [pytest.param("conditional_detr", False, marks=pytest.mark.numeric), ("conditional_detr", True), ("detr", True)],
 )
 def test_two_processes_and_micro_batches_train_like_one(scenes, tmp_path, family, most_are_empty):
     """Both normalisers: the loss of every step is the same however a batch is split."""
@@ -143,6 +147,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(scenes, tmp_path):
     assert step == rows(tmp_path / "run", "train")[-1]["step"]
 
 
+@pytest.mark.numeric
 def test_a_stopped_run_goes_on_where_it_stopped(scenes, tmp_path, monkeypatch):
     recipe = small_recipe(scenes, tmp_path, epochs=2)
     from conditional_detr.engine import train as module
@@ -244,6 +249,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.numeric
 def test_other_classes_get_a_new_classifier_and_keep_the_rest(scenes, tmp_path, capsys):
     small_model(num_labels=5).save_pretrained(tmp_path / "start")
     recipe = small_recipe(
@@ -278,6 +284,7 @@ def test_early_stopping_stops(scenes, tmp_path):
     assert len(rows(tmp_path, "eval")) == 3
 
 
+@pytest.mark.numeric
 def test_reduced_precision_and_gradient_checkpointing_train(scenes, tmp_path):
     train(small_recipe(scenes, tmp_path / "bf16", precision="bf16", gradient_checkpointing=True, epochs=1))
     assert rows(tmp_path / "bf16", "train")[-1]["loss"] > 0

@@ -1,22 +1,20 @@
 """Post-processing, against the original implementations' and transformers' results."""
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from golden_cases import golden
 from torch import Tensor
 
 from conditional_detr.processing.detections import conditional_detr_detections, detr_detections
 from conditional_detr.processing.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 
-GOLDEN = Path(__file__).parents[2].parent / "shared" / "golden"
+pytestmark = pytest.mark.numeric
+
 DETECTIONS = {"conditional_detr": conditional_detr_detections, "detr": detr_detections}
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files are not here")
 
 
 def assert_same(detections: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -25,25 +23,23 @@ def assert_same(detections: dict[str, Tensor], expected: dict[str, Tensor]) -> N
     assert torch.equal(detections["labels"], expected["labels"])
 
 
-@needs_golden
 @pytest.mark.parametrize("family", DETECTIONS)
 def test_detections_are_those_of_the_original_implementation(family: str) -> None:
-    golden = load_file(GOLDEN / f"{family}_criterion.safetensors")
-    sizes = json.loads((GOLDEN / f"{family}_criterion.json").read_text())["target_sizes"]
+    cases, facts = golden(f"{family}_criterion")
+    sizes = facts["target_sizes"]
     for given_sizes in (sizes, torch.tensor(sizes)):
-        results = DETECTIONS[family](golden["logits"][-1], golden["boxes"][-1], given_sizes, threshold=-1.0)
+        results = DETECTIONS[family](cases["logits"][-1], cases["boxes"][-1], given_sizes, threshold=-1.0)
         for index, result in enumerate(results):
-            assert_same(result, {name: golden[f"post_{name}{index}"] for name in result})
+            assert_same(result, {name: cases[f"post_{name}{index}"] for name in result})
 
 
-@needs_golden
 @pytest.mark.parametrize("family", DETECTIONS)
 @pytest.mark.parametrize("index", [0, 1])
 def test_detections_of_a_whole_model_are_those_of_the_original(family: str, index: int) -> None:
-    golden = load_file(GOLDEN / f"{family}_r18.safetensors")
-    logits, boxes = golden[f"logits{index}"][-1:], golden[f"boxes{index}"][-1:]
+    cases, _ = golden(f"{family}_r18")
+    logits, boxes = cases[f"logits{index}"][-1:], cases[f"boxes{index}"][-1:]
     (result,) = DETECTIONS[family](logits, boxes, [(480, 640)], threshold=-1.0)
-    assert_same(result, {name: golden[f"post_{name}{index}"] for name in result})
+    assert_same(result, {name: cases[f"post_{name}{index}"] for name in result})
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.99])
@@ -53,7 +49,8 @@ def test_detections_of_a_whole_model_are_those_of_the_original(family: str, inde
 def test_the_processors_detect_what_transformers_detects(threshold: float, sizes) -> None:
     generator = torch.Generator().manual_seed(0)
     outputs = SimpleNamespace(
-        logits=2 * torch.randn(3, 50, 8, generator=generator), pred_boxes=torch.rand(3, 50, 4, generator=generator)
+        logits=2 * torch.randn(3, 50, 8, generator=generator).double(),
+        pred_boxes=torch.rand(3, 50, 4, generator=generator).double(),
     )
     pairs: list[tuple[Any, Any, list[dict[str, int]]]] = [
         (

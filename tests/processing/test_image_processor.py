@@ -15,6 +15,8 @@ from transformers.models.conditional_detr.image_processing_pil_conditional_detr 
 import conditional_detr.processing.image_processor as image_processor
 from conditional_detr.processing.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 
+pytestmark = pytest.mark.numeric
+
 SMALL = {"shortest_edge": 64, "longest_edge": 96}
 GREY_LEVEL = 1 / 255 / 0.224  # one of 256, after normalising
 FAMILIES = [

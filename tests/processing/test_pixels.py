@@ -7,6 +7,8 @@ from PIL import Image
 
 from conditional_detr.processing.pixels import normalize, pad, resize
 
+pytestmark = pytest.mark.numeric
+
 
 def smooth_image(height: int, width: int) -> Image.Image:
     noise = np.random.default_rng(0).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)

@@ -17,6 +17,8 @@ from conditional_detr.processing import segmentation
 from conditional_detr.processing.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 from conditional_detr.processing.segmentation import instance_masks, merge_panoptic, run_lengths
 
+pytestmark = pytest.mark.numeric
+
 CLASSES = 6
 PROCESSORS = [ConditionalDetrImageProcessor(), DetrImageProcessor()]
 SIZES = [None, [(48, 64), (30, 20), (33, 50)], torch.tensor([[24, 32], [7, 5], [60, 90]])]
@@ -34,7 +36,8 @@ def random_outputs(seed: int, sigmoid: bool = False, queries: int = 20) -> Simpl
     y, x, radius = 16 * torch.rand(3, 3, queries, 1, 1, generator=generator)
     distance = ((torch.arange(12.0)[:, None] - y) ** 2 + (torch.arange(16.0) - x) ** 2).sqrt()
     masks = 4 * (radius / 3 + 1 - distance) + torch.randn(3, queries, 12, 16, generator=generator)
-    return SimpleNamespace(logits=logits, pred_masks=masks, pred_boxes=torch.rand(3, queries, 4, generator=generator))
+    boxes = torch.rand(3, queries, 4, generator=generator)
+    return SimpleNamespace(logits=logits.double(), pred_masks=masks.double(), pred_boxes=boxes.double())
 
 
 def assert_same_maps(results: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:

@@ -142,6 +142,10 @@ class PretrainedModel(nn.Module):
             logger.info("%s: a segmentation model, of which the detector is taken and the mask head left out", source)
             state = {n: t for n, t in state.items() if not n.startswith(MASK_PREFIXES)}
         new_head = segments and not any(n.startswith(MASK_PREFIXES) for n in state)
+        # Of timm's network older files hold what the model does without.
+        modules = [(at, part) for at, part in self.named_modules() if hasattr(part, "left_out")]
+        left_out = tuple(f"{at}.model.{name}." for at, part in modules for name in part.left_out)
+        state = {n: t for n, t in state.items() if not n.startswith(left_out)}
         unexpected = [n for n in state if n not in own and not n.endswith("num_batches_tracked")]
         missing = [
             n
@@ -305,7 +309,7 @@ class PretrainedModel(nn.Module):
         values |= {
             "architectures": [type(self).__name__],
             "dtype": str(next(t.dtype for t in state.values() if t.is_floating_point())).removeprefix("torch."),
-            # with it transformers would feed normalised states to the next layer, and so change the predictions
+            # with it transformers would feed normalised states to the next layer (docs/correctness.md, trap 2)
             "auxiliary_loss": False,
         }
         write_atomically(

@@ -16,6 +16,7 @@ from ..data.coco import find_split
 from ..data.scenes import generate_scenes
 from .detector import Detector
 from .evaluate import evaluate
+from .pictures import contact_sheet
 from .predict import find_images, predict
 from .recipe import Recipe, find_recipe
 from .starting import read_split_files
@@ -68,7 +69,8 @@ def run_demo(output: str, seed: int, task: Task = "detection") -> None:
     )
     sheet = folder / "predictions.png"
     drawn = "picture" if task == "detection" else "panoptic_picture"
-    write_atomically(sheet, lambda beside: contact_sheet([Path(row[drawn]) for row in rows]).save(beside, format="PNG"))
+    pictures = [Image.open(row[drawn]) for row in rows]
+    write_atomically(sheet, lambda beside: contact_sheet(pictures, side=288).save(beside, format="PNG"))
     console.print(
         f"""
 {metrics.describe()} after {seconds / 60:.1f} minutes of training
@@ -84,13 +86,3 @@ what to try next
         soft_wrap=True,
         markup=False,
     )
-
-
-def contact_sheet(pictures: list[Path], columns: int = 4, side: int = 288) -> Image.Image:
-    """Pictures side by side, each within `side` pixels."""
-    sheet = Image.new("RGB", (columns * side, -(-len(pictures) // columns) * side), "white")
-    for i, path in enumerate(pictures):
-        with Image.open(path) as picture:
-            picture.thumbnail((side, side))
-            sheet.paste(picture, (i % columns * side, i // columns * side))
-    return sheet

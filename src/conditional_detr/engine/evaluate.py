@@ -20,7 +20,9 @@ from ..processing.image_processor import DetectionImageProcessor
 from .coco_metrics import coco_metrics, panoptic_metrics
 from .inference import Source, detect
 from .panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row
+from .pictures import draw_validation
 from .stopping import Interrupted
+from .validation_loss import ValidationLoss, mean_losses
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Metrics:
     task: Task
     summary: dict[str, float]
     per_class: dict[str, dict[str, float]]  # name -> the main figures, objects
+    losses: dict[str, float] = field(default_factory=dict)  # where they were asked for
 
     @property
     def headline(self) -> float:
@@ -69,6 +72,7 @@ class Predictions:
 
     results: list[dict[str, Any]] = field(default_factory=list)
     maps: list[tuple[dict[str, Any], bytes]] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)  # where they were asked for, see `ValidationLoss`
 
 
 def task_of_data(coco: CocoDataset) -> Task:
@@ -90,12 +94,14 @@ def predict_dataset(
     panoptic_threshold: float | None = None,
     progress: Callable[[int], Any] | None = None,
     stop: Callable[[], int] | None = None,
+    losses: bool = False,
 ) -> Predictions:
     """Detect in every image of a data set, exactly once over all processes; with masks and maps where the data set was
     read with them.
 
     Args:
         stop: asked after each image; a signal's number other than 0 ends it, on all processes.
+        losses: also compute the losses of the last decoder layer.
 
     Returns:
         The predictions; complete on every process.
@@ -117,10 +123,12 @@ def predict_dataset(
     many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     share = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
     predictions = Predictions()
+    loss = ValidationLoss(model.config, coco) if losses else None
     bad = []
     found = detect(
         model, processor, sources, threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
-        share=share, precision=precision, task=task, panoptic_threshold=panoptic_threshold, progress=progress,
+        share=share, precision=precision, task=task, panoptic_threshold=panoptic_threshold, raw=losses,
+        progress=progress,
     )  # fmt: skip
     asked = 0
     for index, one in found:
@@ -129,6 +137,8 @@ def predict_dataset(
         if isinstance(one, str):
             bad.append(one)
             continue
+        if loss is not None:
+            loss.add(index, one["logits"], one["pred_boxes"])
         image_id = coco.image_ids[index]
         boxes = one["boxes"].clone()
         boxes[:, 2:] -= boxes[:, :2]
@@ -145,13 +155,15 @@ def predict_dataset(
             predictions.maps.append((row, panoptic_png_bytes(ids)))
     if bad:
         logger.warning("%d images could not be read and count as without detections; first: %s", len(bad), bad[0])
+    sums = [] if loss is None else [loss.sums]
     if many:
         parts: list[Any] = [None] * share[1]
-        dist.all_gather_object(parts, (predictions, asked))
-        predictions = Predictions([r for p, _ in parts for r in p.results], [m for p, _ in parts for m in p.maps])
-        asked = max(number for _, number in parts)
+        dist.all_gather_object(parts, (predictions, asked, sums))
+        predictions = Predictions([r for p, *_ in parts for r in p.results], [m for p, *_ in parts for m in p.maps])
+        asked, sums = max(part[1] for part in parts), [own for part in parts for own in part[2]]
     if asked:
         raise Interrupted(asked, "the evaluation is not finished")
+    predictions.losses = mean_losses(model.config, sums) if sums else {}
     predictions.results.sort(key=lambda row: (row["image_id"], -row["score"]))
     predictions.maps.sort(key=lambda pair: pair[0]["image_id"])
     return predictions
@@ -163,6 +175,7 @@ def evaluate(
     coco: CocoDataset,
     *,
     predictions: Path | None = None,
+    picture: Path | None = None,
     **options: Any,
 ) -> Metrics | None:
     """Predict and score: boxes; with masks also masks; of panoptic data maps, and of things boxes and masks.
@@ -170,6 +183,7 @@ def evaluate(
     Args:
         predictions: also write the predictions there, as COCO results JSON; panoptic maps beside it, in COCO's format,
             as NAME_panoptic.json and the folder NAME_panoptic.
+        picture: also draw some images there, with their objects and with what was found.
         options: of `predict_dataset`.
 
     Returns:
@@ -181,9 +195,16 @@ def evaluate(
         found = predict_dataset(model, processor, coco, **options)
     finally:
         model.train(was_training)
-    if predictions is not None and (not dist.is_initialized() or dist.get_rank() == 0):
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    if predictions is not None and first:
         write_predictions(predictions, found, coco)
-    return score(found, coco) if len(coco.boxes) else None
+    if picture is not None and first:
+        draw_validation(picture, found.results, coco)
+    if not len(coco.boxes):
+        return None
+    metrics = score(found, coco)
+    metrics.losses = found.losses
+    return metrics
 
 
 def score(found: Predictions, coco: CocoDataset) -> Metrics:

@@ -97,6 +97,7 @@ def detect(
     task: Task = "detection",
     panoptic_threshold: float | None = None,
     window: int | None = None,
+    raw: bool = False,
     progress: Callable[[int], Any] | None = None,
 ) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Detect in many images, batched by shape so that nothing is padded (or little; see `DetectionBase.canvas_step`).
@@ -115,6 +116,7 @@ def detect(
         precision: computes under autocast in this type.
         task, panoptic_threshold: see `detect_batch`.
         window: only so many images that follow one another may share batches, so that results come about in order.
+        raw: also give each image's `logits` and `pred_boxes`.
         progress: called with the number of images done after each batch.
 
     Yields:
@@ -166,7 +168,7 @@ def detect(
         if progress is not None:
             progress(len(samples))
 
-    wanted = Wanted(threshold, task, panoptic_threshold)
+    wanted = Wanted(threshold, task, panoptic_threshold, raw)
     if share[0] == 0 and refused:
         yield from refused.items()
         if progress is not None:
@@ -189,6 +191,7 @@ class Wanted(NamedTuple):
     threshold: float
     task: Task = "detection"
     panoptic_threshold: float | None = None
+    raw: bool = False  # also give each image's `logits` (Q, C) and `pred_boxes` (Q, 4), as the model does
 
     def segment_threshold(self, family: str) -> float:
         return PANOPTIC_THRESHOLD[family] if self.panoptic_threshold is None else self.panoptic_threshold
@@ -287,14 +290,15 @@ def finish(
         found = processor.post_process_object_detection(
             output, threshold=wanted.threshold, target_sizes=sizes, top_k=MOST_DETECTIONS
         )
-        return _with_facts(found, output.logits, sigmoid, wanted.threshold)
+        return _with_facts(found, output.logits, output.pred_boxes, sigmoid, wanted)
     with _after(begun.done, model.device):
         found = instance_masks(output, sigmoid, sizes, wanted.threshold, MOST_DETECTIONS)
         if wanted.task == "panoptic":
             least = wanted.segment_threshold(model.config.model_type)
             maps = merge_panoptic(output, sigmoid, sizes, model.config.is_thing, least)
             found = [{**one, **drawn} for one, drawn in zip(found, maps, strict=True)]
-        found = _with_facts(found, at_least_float32(output.logits).cpu(), sigmoid, wanted.threshold)
+        logits, boxes = (at_least_float32(part).cpu() for part in (output.logits, output.pred_boxes))
+        found = _with_facts(found, logits, boxes, sigmoid, wanted)
         return [{k: v.cpu() if isinstance(v, Tensor) else v for k, v in one.items()} for one in found]
 
 
@@ -304,11 +308,17 @@ def _autocast(device: torch.device, precision: torch.dtype | None) -> AbstractCo
     return torch.autocast(device.type, precision or torch.float32, enabled=precision is not None)
 
 
-def _with_facts(found: list[dict[str, Any]], logits: Tensor, sigmoid: bool, threshold: float) -> list[dict[str, Any]]:
-    """Add what `detect_batch` says of the queries' best scores. logits: (B, Q, C), on the CPU."""
+def _with_facts(
+    found: list[dict[str, Any]], logits: Tensor, boxes: Tensor, sigmoid: bool, wanted: Wanted
+) -> list[dict[str, Any]]:
+    """Add what `detect_batch` says of the queries' best scores, and what the model gave where that is wanted too. logits:
+    (B, Q, C), boxes: (B, Q, 4), on the CPU."""
     scores = logits.amax(-1).sigmoid() if sigmoid else logits.softmax(-1)[..., :-1].amax(-1)  # (B, Q)
-    best, used = scores.amax(1).tolist(), (scores > threshold).sum(1).tolist()
-    return [{**one, "best_score": b, "queries_used": u} for one, b, u in zip(found, best, used, strict=True)]
+    best, used = scores.amax(1).tolist(), (scores > wanted.threshold).sum(1).tolist()
+    found = [{**one, "best_score": b, "queries_used": u} for one, b, u in zip(found, best, used, strict=True)]
+    if not wanted.raw:
+        return found
+    return [{**one, "logits": x, "pred_boxes": b} for one, x, b in zip(found, logits, boxes, strict=True)]
 
 
 @contextmanager

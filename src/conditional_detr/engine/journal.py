@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..checkpoints.files import write_atomically
+from .pictures import draw_curves
 
 LINE_SECONDS = 30  # between lines where the output is not a terminal
 
@@ -96,33 +97,9 @@ class Journal:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def draw_curves(self) -> None:
-        """Write `curves.png`: the loss by step, and AP and AP50, or for masks PQ and their AP, by epoch."""
-        train = [row for row in self.rows if row["kind"] == "train"]
-        scored = [row for row in self.rows if row["kind"] == "eval" and "AP" in row]
-        if not self.main or not train:
-            return
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot as plt
-
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
-        left.plot([row["epoch"] for row in train], [row["loss"] for row in train], color="#3b6ea5", linewidth=1)
-        left.set(xlabel="epoch", ylabel="training loss", title="Loss")
-        left.set_ylim(bottom=0)
-        colours = {"PQ": "#5a7d3a", "mask_AP": "#7b4f9d", "AP": "#b5482a", "AP50": "#d9a441"}
-        for name in [name for name in colours if scored and name in scored[-1]]:
-            epochs, values = [row["epoch"] for row in scored], [row[name] for row in scored]
-            label = name.replace("_", " ")
-            right.plot(epochs, values, "o-", color=colours[name], label=label, markersize=3)
-        right.set(xlabel="epoch", ylim=(0, 1), title="Validation set")
-        if scored:
-            right.legend(loc="lower right", frameon=False)
-        for axis in (left, right):
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
-        write_atomically(self.folder / "curves.png", lambda beside: figure.savefig(beside, dpi=110, format="png"))
-        plt.close(figure)
+        """Write `curves.png`."""
+        if self.main:
+            draw_curves(self.folder / "curves.png", self.rows)
 
 
 def _row(line: str) -> dict[str, Any] | None:

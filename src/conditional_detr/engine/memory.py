@@ -46,10 +46,10 @@ def free_memory(device: torch.device) -> int | None:
     facts = Path("/proc/meminfo")
     if device.type != "cpu" or not facts.is_file():
         return None
-    lines = (line.split() for line in facts.read_text().splitlines())
+    lines = (line.split() for line in facts.read_text(encoding="utf-8").splitlines())
     available = next((int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:"), None)
     limit = Path("/sys/fs/cgroup/memory.max")  # of a container; "max" where there is none
-    if available is None or not limit.is_file() or not (text := limit.read_text().strip()).isdigit():
+    if available is None or not limit.is_file() or not (text := limit.read_text(encoding="utf-8").strip()).isdigit():
         return available
     return min(available, int(text))
 

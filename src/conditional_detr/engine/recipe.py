@@ -36,7 +36,7 @@ GROUPS = {
     "model": ("init_from", "model", "freeze_detector"),
     "optimisation": (
         "epochs", "batch_size", "accumulate", "lr", "backbone_lr", "weight_decay", "clip_norm", "schedule",
-        "drop_epochs", "warmup_steps", "ema", "seed",
+        "drop_epochs", "warmup_steps", "ema", "sync_batch_norm", "seed",
     ),
     "evaluation": ("image_size", "max_size", "eval_epochs", "eval_batch_size", "early_stopping"),
     "speed and memory": ("precision", "compile", "gradient_checkpointing", "workers", "threads"),
@@ -92,6 +92,7 @@ class Recipe:
         drop_epochs: Epochs after which "step" divides the rates by ten.
         warmup_steps: Steps over which the rates rise from zero.
         ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved; 0 for none.
+        sync_batch_norm: With backbone_norm batch, take means and variances over the images of all GPUs instead of each its own.
         early_stopping: Stop after so many evaluations without a better AP (of masks for "instance", PQ for "panoptic");
             0 for never.
         precision: fp32, bf16 or fp16 (mixed).
@@ -136,6 +137,7 @@ class Recipe:
     drop_epochs: list[int] = field(default_factory=lambda: [40])
     warmup_steps: int = 0
     ema: float = 0.0
+    sync_batch_norm: bool = False
     early_stopping: int = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 # torchrun and terminals send the same request more than once; a person needs longer to mean it.
@@ -20,9 +22,28 @@ class Interrupted(KeyboardInterrupt):
         signal: the signal's number.
     """
 
-    def __init__(self, signal_number: int, what_is_left: str) -> None:
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}; {what_is_left}")
+    def __init__(self, signal_number: int, what_is_left: str = "") -> None:
+        name = signal.Signals(signal_number).name
+        super().__init__(f"stopped by {name}; {what_is_left}" if what_is_left else f"stopped by {name}")
         self.signal = signal_number
+
+
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """In the block, SIGTERM raises Interrupted, so that it cleans up as Ctrl-C does: loading processes are ended, files
+    half-written removed."""
+
+    def unwind(number: int, frame: Any) -> None:
+        raise Interrupted(number)
+
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, unwind)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopRequest:

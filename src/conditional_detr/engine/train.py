@@ -51,6 +51,7 @@ from .evaluate import HEADLINE, Metrics, evaluate
 from .inference import PRECISIONS, REPAIR, worker_count
 from .journal import Journal, Pace
 from .optimization import build_optimizer, learning_rate_factor, moving_average
+from .pictures import draw_batch
 from .recipe import Recipe, changed_fields
 from .starting import build_model, check_learned_positions, read_split
 from .stopping import Interrupted, StopRequest
@@ -236,6 +237,10 @@ class _Run:
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
         self.model, self.notes = build_model(recipe, self.train_set, state)
+        if recipe.sync_batch_norm and self.world > 1:
+            if self.device.type == "cpu":
+                raise ValueError("sync_batch_norm needs GPUs: PyTorch's synchronised batch norm has no CPU version")
+            self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(recipe, self.model)
         self.ema = moving_average(self.model, recipe.ema) if recipe.ema else None
@@ -307,6 +312,8 @@ class _Run:
                         f"{error}. The state is saved in {self._write_checkpoint()}. {CONTINUE}"
                     ) from error
                 pace.waiting += time.perf_counter() - started
+                if self.main and not (self.output / "batch.jpg").exists():
+                    draw_batch(self.output / "batch.jpg", micro_batches[0], self.train_set.category_names)
                 bad = [message for batch in micro_batches for message in batch.bad_images]
                 if bad and not recipe.skip_bad_images:
                     raise TrainingError(f"{bad[0]}. {REPAIR}")
@@ -499,6 +506,8 @@ class _Run:
                 skip_bad=recipe.skip_bad_images,
                 precision=PRECISIONS[recipe.precision],
                 stop=lambda: self.stop.signal,
+                losses=len(self.val_set.boxes) > 0,
+                picture=self.output / "validation.jpg",
             )
         except Interrupted as stopped:
             raise Interrupted(stopped.signal, _what_is_left(self.output)) from None
@@ -513,7 +522,8 @@ class _Run:
 
     def _record(self, metrics: Metrics, epoch: float) -> None:
         progress, summary = self.progress, metrics.summary
-        self.journal.record("eval", progress.step, epoch, **{k: round(v, 5) for k, v in summary.items()})
+        rounded = {name: round(value, 5) for name, value in {**metrics.losses, **summary}.items()}
+        self.journal.record("eval", progress.step, epoch, **rounded)
         self.accelerator.log({f"val/{name}": value for name, value in summary.items()}, step=progress.step)
         self.journal.say(f"epoch {epoch:g}: {metrics.describe()}")
         self.journal.draw_curves()

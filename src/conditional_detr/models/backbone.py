@@ -1,4 +1,4 @@
-"""Backbones: timm's networks, walked so that padding never reaches an image (docs: the batch-independence trap).
+"""Backbones: timm's networks, walked so that padding never reaches an image (docs/correctness.md, trap 1).
 
 In every known implementation the padded area, zero at first, becomes non-zero after the first norm, and each 3×3
 convolution and pooling carries it into the image. Here plain ResNets are walked block by block with the mask as an
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,13 +18,14 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, freeze_batch_norm_2d
+from timm.models import FeatureDictNet
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoints.hub import find_file
-from ..config import DetectionConfig
+from ..config import DetectionConfig, shown
 from ..precision import at_least_float32
 from .onednn import OneDnnConv2d, computes_with_onednn
 
@@ -44,6 +46,7 @@ class Backbone(nn.Module):
         channels: channels of what each stage gives, last one last; of other networks than plain ResNets, the last alone.
         stride: pixels per cell of the last output.
         stage: timm's index of the stage that the last output comes from.
+        left_out: names of timm's modules that the last output does not need, and that are not here.
 
     Raises:
         ValueError: no such timm network, or none of its stages has the stride.
@@ -54,7 +57,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.gradient_checkpointing = False
         self.norm = config.backbone_norm
-        self.model: Any = _create(config)  # timm's modules are indexed and iterated in ways their types do not say
+        # timm's modules are indexed and iterated in ways their types do not say
+        self.model: Any
+        self.model, self.left_out = _create(config)
+        self.register_load_state_dict_pre_hook(_pass_over_left_out)
         self.stride: int = self.model.feature_info.reduction()[-1]
         self.is_plain_resnet = _is_plain_resnet(self.model)
         self.channels: list[int] = self.model.feature_info.channels()
@@ -166,14 +172,16 @@ class Backbone(nn.Module):
         return features
 
 
-def _create(config: DetectionConfig) -> Any:
+def _create(config: DetectionConfig) -> tuple[Any, list[str]]:
+    """timm's network without what its last output does not need, and the names of the modules that are left out."""
     name = PAPER_WEIGHTS.get(config.backbone, config.backbone)
     try:
         with torch.device("meta"):
             probe: Any = timm.create_model(name, features_only=True)
             strides = probe.feature_info.reduction()
-    except RuntimeError as error:
-        raise ValueError(f"backbone {config.backbone!r} is not a timm network with features_only: {error}") from None
+    except Exception as error:  # each of timm's networks fails in its own way
+        reason = shown(str(error))[1:-1]
+        raise ValueError(f"backbone {config.backbone!r} is not a timm network with features_only: {reason}") from None
     if config.output_stride not in strides:
         raise ValueError(f"backbone {config.backbone!r} has stages of stride {strides}, none of {config.output_stride}")
     options: dict[str, Any] = {"output_stride": 16} if config.dilation else {}
@@ -182,6 +190,24 @@ def _create(config: DetectionConfig) -> Any:
     build = partial(
         timm.create_model, name, features_only=True, out_indices=(strides.index(config.output_stride),), **options
     )
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+            skeleton = build()
+    except Exception as error:
+        reason = shown(str(error))[1:-1]
+        raise ValueError(f"backbone {config.backbone!r} cannot be built with {options}: {reason}") from None
+    with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+        left_out, unused = _without_use(skeleton, config.num_channels)
+    net = _weighted(config, name, build)
+    for module in left_out:
+        net.set_submodule(module, _LeftOut())
+    for parameter in unused:
+        net.get_parameter(parameter).requires_grad_(False)
+    return net, left_out
+
+
+def _weighted(config: DetectionConfig, name: str, build: Any) -> Any:
+    """timm's network with the weights that the configuration asks for."""
     if not config.use_pretrained_backbone:
         return build()
     source = timm.get_pretrained_cfg(name)
@@ -199,6 +225,66 @@ def _create(config: DetectionConfig) -> Any:
         ) from error
 
 
+class _LeftOut(nn.Module):
+    """Stands where a module stood whose output no feature needs: gives a map of the input's shape, without values."""
+
+    def forward(self, x: Tensor, *others: Any) -> Tensor:
+        return torch.empty_like(x)  # not x, which may be a feature: what comes behind may work in place
+
+
+def _without_use(net: Any, channels: int) -> tuple[list[str], list[str]]:
+    """What of a network its last feature does not depend on: modules to leave out, and parameters of what must stay.
+
+    timm's `FeatureDictNet` and `FeatureListNet` end at the last feature, its other wrappers (EfficientNet's,
+    MobileNet's, HRNet's, those with hooks) hold and compute the rest of the network, too. A parameter that never gets a
+    gradient stops training on several devices.
+
+    Args:
+        net: on the meta device; its modules are replaced.
+    """
+    left_out: list[str] = []
+    unused: list[str] = []
+    if isinstance(net, FeatureDictNet):
+        return left_out, unused
+    with suppress(Exception):  # some networks compute with values, which there are none of on the meta device
+        unused = _unused_parameters(net, channels)
+    if unused:
+        modules = _unused_modules(net, "", set(unused))
+        for name in modules:
+            net.set_submodule(name, _LeftOut())
+        with suppress(Exception):  # the rest of some networks does not run without them: then they stay, frozen
+            left_out, unused = modules, _unused_parameters(net, channels)
+    return left_out, unused
+
+
+def _unused_parameters(net: Any, channels: int) -> list[str]:
+    feature = net.eval()(torch.empty(1, channels, *net.pretrained_cfg["input_size"][1:]))[-1]
+    names, parameters = zip(*net.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(feature.sum(), parameters, allow_unused=True)
+    return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
+
+
+def _unused_modules(module: nn.Module, prefix: str, unused: set[str]) -> list[str]:
+    """The largest modules all of whose parameters are among `unused`; none that a hook takes a feature from."""
+    found = []
+    for name, child in module.named_children():
+        own = [f"{prefix}{name}.{parameter}" for parameter, _ in child.named_parameters()]
+        hooked = any(part._forward_hooks or part._forward_pre_hooks for part in child.modules())
+        if own and unused.issuperset(own) and not hooked:
+            found.append(f"{prefix}{name}")
+        elif not unused.isdisjoint(own):
+            found += _unused_modules(child, f"{prefix}{name}.", unused)
+    return found
+
+
+def _pass_over_left_out(backbone: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Weights that were saved with all of timm's network fit: those of the modules left out are passed over."""
+    assert isinstance(backbone, Backbone)
+    left_out = tuple(f"{prefix}model.{module}." for module in backbone.left_out)
+    for name in [name for name in state if name.startswith(left_out)]:
+        del state[name]
+
+
 def _is_plain_resnet(net: nn.Module) -> bool:
     """Whether `net` is a stem of one or more convolutions, maxpool and basic or bottleneck blocks, with nothing unusual
     inside: ResNet, its variants with deep stem or average-pooled shortcuts (resnet50d, resnet10t), ResNeXt, wide."""
@@ -208,8 +294,8 @@ def _is_plain_resnet(net: nn.Module) -> bool:
     blocks: list[Any] = [block for name, stage in parts.items() if name.startswith("layer") for block in stage]
     return (
         {type(part) for part in parts["conv1"].modules()} <= {nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU}
-        and isinstance(parts["maxpool"], nn.MaxPool2d)
-        and isinstance(parts["act1"], nn.ReLU)
+        and isinstance(parts.get("maxpool"), nn.MaxPool2d)
+        and isinstance(parts.get("act1"), nn.ReLU)
         and all(
             type(block) in (BasicBlock, Bottleneck)
             and getattr(block, "se", None) is None

@@ -451,7 +451,7 @@ def _introspection(states: States, output_attentions: bool, output_hidden_states
 
 
 def _initialise_transformer(model: DetectionModel) -> None:
-    """Xavier-uniform matrices, as the originals start (docs: model facts, "Shared by both").
+    """Xavier-uniform matrices, as the originals start.
 
     Where the originals pack q, k and v into one (3d, d) matrix, the bound is that of the packed shape: a gain of 1/√2
     for each part, and biases at zero. Output projections of attention have their bias at zero everywhere.

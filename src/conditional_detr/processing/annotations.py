@@ -3,7 +3,7 @@
 Labels are a dict of tensors with transformers' keys: `class_labels` (n,) int64, `boxes` (n, 4) float32, `masks`
 (n, H, W) bool where asked for, `image_id` (1,) int64, `area` (n,) float32 in pixels, `iscrowd` (n,) int64, all 0,
 `orig_size` (2,) and `size` (2,) int64, (height, width) as read and as resized. Crowds are left out of all of them alike
-(docs/model.md, trap 6): transformers builds masks from crowds too, and fails. Objects whose box has no area inside
+(docs/correctness.md, trap 6): transformers builds masks from crowds too, and fails. Objects whose box has no area inside
 the image are left out as well.
 
 Order of use: `detection_labels` or `panoptic_labels`, `resize_labels`, `relative_labels`, `pad_labels`.
@@ -155,7 +155,7 @@ def pad_labels(labels: Labels, height: int, width: int) -> Labels:
     """The labels of the image padded below and to the right to `height` x `width`.
 
     Masks get the canvas's size. Boxes and `size` stay those of the image without its padding, which is what predictions
-    are relative to (docs/model.md, trap 7); transformers makes them relative to the canvas.
+    are relative to (docs/correctness.md, trap 7); transformers makes them relative to the canvas.
     """
     if "masks" not in labels:
         return labels

@@ -2,7 +2,7 @@
 
 `ConditionalDetrImageProcessor` and `DetrImageProcessor` take transformers' arguments, have its defaults, and read and
 write its `preprocessor_config.json`. They differ from each other in post-processing alone, and from transformers in
-what docs/model.md calls traps 6 and 7: crowds are left out of masks as of boxes, and boxes are relative to the image
+what docs/correctness.md calls traps 6 and 7: crowds are left out of masks as of boxes, and boxes are relative to the image
 without its padding.
 """
 
@@ -155,7 +155,7 @@ class DetectionImageProcessor(ABC):
         Returns:
             `pixel_values` float32 (B, 3, H, W); with `do_pad`, `pixel_mask` int64 (B, H, W), 1 = real, 0 = padding; with
             annotations, `labels`: of each image, the dict that annotations.py describes. Boxes and the labels' `size`
-            are those of the resized image without its padding (docs/model.md, trap 7); masks have the padded size.
+            are those of the resized image without its padding (docs/correctness.md, trap 7); masks have the padded size.
 
         Raises:
             OSError: an image file that cannot be read.
@@ -475,7 +475,7 @@ class ConditionalDetrImageProcessor(DetectionImageProcessor):
     """The image processor of Conditional DETR. Arguments: `DetectionImageProcessor`.
 
     Classes are read by sigmoid, all of them, in masks as in boxes. transformers takes their softmax in segmentation and
-    leaves the last one out of instance and panoptic maps, as if it were "no object" (docs/model.md, trap 3).
+    leaves the last one out of instance and panoptic maps, as if it were "no object" (docs/correctness.md, trap 3).
     """
 
     sigmoid_classes = True

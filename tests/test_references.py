@@ -1,0 +1,38 @@
+"""What documents and comments refer to is in the repository."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NAMED = re.compile(r"\b(?:docs|tests|benchmarks|examples)/[\w./-]+\.(?:md|py|sh)\b")
+LINKED = re.compile(r"\]\(([^)#:]+?)(?:#[^)]*)?\)")
+
+
+def texts():
+    yield from (ROOT / name for name in ("README.md", "CHANGELOG.md", "hubconf.py", "Makefile"))
+    for folder, suffix in (("src", "py"), ("docs", "md"), ("examples", "*"), ("benchmarks", "*")):
+        yield from (file for file in (ROOT / folder).rglob(f"*.{suffix}") if "__pycache__" not in file.parts)
+
+
+@pytest.mark.parametrize("file", list(texts()), ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_that_a_text_names_are_here(file):
+    text = file.read_text(encoding="utf-8")
+    assert [name for name in NAMED.findall(text) if not (ROOT / name).is_file()] == []
+    if file.suffix == ".md":
+        assert [link for link in LINKED.findall(text) if not (file.parent / link).exists()] == []
+
+
+def test_traps_that_a_text_numbers_are_in_the_table():
+    table = (ROOT / "docs/correctness.md").read_text(encoding="utf-8")
+    known = set(re.findall(r"^\| (\d+) \|", table, re.MULTILINE))
+    for file in texts():
+        for numbers in re.findall(r"\btraps? ((?:\d+(?:, | and )?)+)", file.read_text(encoding="utf-8")):
+            assert set(re.findall(r"\d+", numbers)) <= known, file
+
+
+def test_tests_that_the_table_names_are_here():
+    table = (ROOT / "docs/correctness.md").read_text(encoding="utf-8")
+    tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name in re.findall(r"`(test_\w+)`", table) if f"def {name}(" not in tests] == []
