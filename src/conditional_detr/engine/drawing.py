@@ -23,7 +23,7 @@ with warnings.catch_warnings():
 
 LONGEST_ENLARGED = 4096  # pixels
 READABLE_SIDE = 256  # pixels: pictures whose short side is less are enlarged, or labels would hide what they name
-LONGEST_DRAWN = 8192  # pixels: larger pictures are made smaller
+LONGEST_DRAWN = 4096  # pixels: larger pictures are made smaller, since copies of them would fill memory
 PLAIN_TEXT_SIDE = 640  # pixels of short side at which labels have their plain size
 PLAIN_TEXT, SMALLEST_TEXT = 0.5, 0.33  # OpenCV's measure: 1 is a line of 22 pixels
 PLATES = 0.06  # share of a picture that labels may cover; where they would cover more they shrink
