@@ -226,9 +226,8 @@ class Decoder(nn.Module):
         reference = point = None
         if self.conditional:
             reference = self.ref_point_head(placed)  # (1, Q, 2)
-            point = sine_point_embedding(at_least_float32(reference).sigmoid(), placed.shape[-1]).to(
-                memory.dtype
-            )  # (1, Q, d)
+            point = sine_point_embedding(at_least_float32(reference).sigmoid(), placed.shape[-1])  # (1, Q, d)
+            point = point.to(memory.dtype)
         placed = placed.to(memory.dtype)  # reference points may be computed more exactly than the rest
         raw, self_attentions, cross_attentions = [content], [], []
         for i, layer in enumerate(self.layers):

@@ -65,9 +65,8 @@ def sine_point_embedding(points: Tensor, d_model: int) -> Tensor:
     Returns:
         (…, d_model), the y half first; float32 at least.
     """
-    angles = (
-        at_least_float32(points)[..., None] * (2 * math.pi) / sine_frequencies(d_model // 2, points.device)
-    )  # (…, 2, d/2)
+    divisors = sine_frequencies(d_model // 2, points.device)
+    angles = at_least_float32(points)[..., None] * (2 * math.pi) / divisors  # (…, 2, d/2)
     x, y = interleaved_sine(angles).unbind(-2)
     return torch.cat((y, x), dim=-1)
 
