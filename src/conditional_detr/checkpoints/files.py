@@ -65,7 +65,9 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON that can be read: it is nested too deeply") from None
+    except ValueError as error:  # also bytes that are no text, and numbers of thousands of digits
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
