@@ -17,13 +17,14 @@ from ..processing.annotations import run_lengths
 from .check import MOST_OUTSIDE, box_form
 from .entries import BOX, Entries, Id, brief, is_box
 from .masks import InstanceMasks, PanopticMasks
+from .sharing import Shared
 
 # Names a split goes by in the layouts that people have.
 ALIASES = {"val": ("val", "valid", "validation"), "train": ("train",), "test": ("test",)}
 
 
 @dataclass
-class CocoDataset:
+class CocoDataset(Shared):
     """The images, boxes and masks of one annotation file, in flat arrays that worker processes share.
 
     N images, A usable annotations ordered by image. Classes are 0…C-1 in the order of the category ids.
