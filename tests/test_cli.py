@@ -74,7 +74,7 @@ def test_bad_data_is_one_line_and_exit_code_1(tmp_path, capsys):
     train = ["train", "--config", "demo", "--output", output, "--data"]
     assert_one_line(*run(*train, tmp_path / "none", capsys=capsys), 1, "none does not exist")
     data = write_set(tmp_path / "data", [box([1, 1, 5, 5], image=99)])
-    assert_one_line(*run(*train, data, capsys=capsys), 1, "names image 99")
+    assert_one_line(*run(*train, data, capsys=capsys), 1, "image_id is 99")
     (data / "annotations/train.json").write_text("{")
     assert_one_line(*run(*train, data, capsys=capsys), 1, "train.json is not JSON")
     assert not output.exists()

@@ -69,13 +69,16 @@ def test_what_is_odd_about_the_data_is_counted(tmp_path):
 @pytest.mark.parametrize(
     ("annotations", "message"),
     [
-        ([box([1, 1, 5, 5], image=99)], "names image 99, which is not in 'images'"),
-        ([box([1, 1, 5, 5], category=4)], "names category 4, which is not in 'categories'"),
+        ([box([1, 1, 5, 5], image=99)], "image_id is 99, which is not in 'images'"),
+        ([box([1, 1, 5, 5], category=4)], "category_id is 4, which is not in 'categories'"),
         ([box([1, float("nan"), 5, 5])], "four finite numbers"),
         ([box([1, 1, float("inf"), 5])], "four finite numbers"),
         ([box([1, 1, 5])], "four finite numbers"),
         ([box([1, 1, 0, 0])], "not one of 1 boxes has an area"),
-        ([{"id": 1, "image_id": 7, "category_id": 3}], "lacks or misuses the field 'bbox'"),
+        (
+            [{"id": 1, "image_id": 7, "category_id": 3}],
+            r"annotations\[0\] \(id 1\): bbox is missing; expected four finite numbers",
+        ),
     ],
 )
 def test_wrong_annotations_are_named(tmp_path, annotations, message):

@@ -301,7 +301,7 @@ def test_segmentations_that_mean_nothing_are_named(tmp_path, segmentation, messa
     folder = write_set(tmp_path, [{**box([1, 1, 9, 9], segmentation=segmentation), "id": 17}])
     with pytest.raises(ValueError, match=message) as error:
         read_masks(folder)
-    assert "train.json: annotation 17: " in str(error.value) and "\n" not in str(error.value)
+    assert "train.json: annotations[0] (id 17): segmentation: " in str(error.value) and "\n" not in str(error.value)
 
 
 def test_data_without_any_segmentation_cannot_train_masks(tmp_path):
@@ -400,10 +400,13 @@ def test_a_missing_png_folder_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
-        ([SEGMENT, SEGMENT], "segments of image 7 have the ids 70000, 70000; they must be different numbers"),
-        ([{**SEGMENT, "id": 0}], "must be different numbers in 1"),
-        ([{**SEGMENT, "category_id": 5}], "annotation 70000 of image 7 names category 5, which is not in 'categories'"),
-        ([{"id": 4, "bbox": [0, 0, 1, 1]}], "is not COCO's panoptic JSON: an entry lacks or misuses the field"),
+        ([SEGMENT, SEGMENT], r"segments of image 7 .* have the ids 70000, 70000; they must be different numbers"),
+        ([{**SEGMENT, "id": 0}], r"\[0\] \(id 0\): id is 0; expected a whole number, 1…16777215"),
+        (
+            [{**SEGMENT, "category_id": 5}],
+            r"segments_info\[0\] \(id 70000\): category_id is 5, which is not in 'categories'",
+        ),
+        ([{"id": 4, "bbox": [0, 0, 1, 1]}], "category_id is missing; expected"),
     ],
 )
 def test_wrong_panoptic_segments_are_named(tmp_path, segments, message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -15,14 +14,17 @@ import numpy as np
 
 from ..checkpoints.files import read_json
 from ..processing.annotations import run_lengths
+from .check import MOST_OUTSIDE, box_form
+from .entries import BOX, Entries, Id, brief, is_box
 from .masks import InstanceMasks, PanopticMasks
+from .sharing import Shared
 
 # Names a split goes by in the layouts that people have.
 ALIASES = {"val": ("val", "valid", "validation"), "train": ("train",), "test": ("test",)}
 
 
 @dataclass
-class CocoDataset:
+class CocoDataset(Shared):
     """The images, boxes and masks of one annotation file, in flat arrays that worker processes share.
 
     N images, A usable annotations ordered by image. Classes are 0…C-1 in the order of the category ids.
@@ -32,7 +34,7 @@ class CocoDataset:
     image_folder: Path
     category_ids: list[int]
     category_names: list[str]
-    image_ids: list[int]
+    image_ids: list[Id]  # whole numbers of any size, or strings
     file_names: list[str]
     sizes: np.ndarray  # (N, 2) int64, height and width as the JSON gives them
     first: np.ndarray  # (N + 1,) int64: annotations of image i are first[i]:first[i + 1]
@@ -48,6 +50,9 @@ class CocoDataset:
     maskless: list[Any] = field(default_factory=list)  # ids of annotations left out because they have no mask
     short_polygons: list[Any] = field(default_factory=list)  # ids of annotations with polygons of less than 3 points
     missing_images: int = 0  # left out because their file, or their panoptic PNG, is not there
+    parent_category: str | None = None  # Roboflow's, left out
+    box_form: str | None = None  # what boxes seem to be that are not x, y, width, height in pixels
+    warnings: list[str] = field(default_factory=list)  # of `check.check_dataset`
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -90,6 +95,13 @@ class CocoDataset:
             (self.missing_images, "images left out because their file is missing"),
         ]
         lines += [f"{count} {what}" for count, what in counts if count]
+        if self.parent_category is not None:
+            lines.append(
+                f"category 0 {self.parent_category!r} is Roboflow's name for all classes together and was left out"
+            )
+        if not len(self.boxes):
+            lines.append("warning: no annotations, so nothing can be scored: there will be no AP")
+        lines += [f"warning: {warning}" for warning in self.warnings]
         if num_queries is not None and (over := int((objects > num_queries).sum())):
             lines.append(
                 f"warning: {over} images have more objects than the model has queries ({num_queries}); the rest can "
@@ -108,6 +120,9 @@ class CocoDataset:
             OSError, ValueError: a panoptic PNG file cannot be read or contradicts the JSON.
         """
         content = read_json(self.annotation_file)
+        content.setdefault("annotations", [])
+        known = set(self.category_ids)
+        content["categories"] = [category for category in content["categories"] if category["id"] in known]
         if isinstance(self.masks, InstanceMasks):
             content["annotations"] = [
                 {
@@ -233,11 +248,8 @@ def read_coco(
     """
     path, folder = Path(annotation_file), Path(image_folder)
     content = read_content(path, folder)
-    try:
-        images, missing = present_images(path, folder, content["images"], skip_missing_images)
-        return index_annotations(path, folder, content, images, missing, masks)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not COCO JSON: an entry lacks or misuses the field {error}") from None
+    images, missing = present_images(path, folder, content["images"], skip_missing_images)
+    return index_annotations(path, folder, content, images, missing, masks)
 
 
 def read_content(path: Path, folder: Path) -> dict[str, Any]:
@@ -259,39 +271,43 @@ def read_content(path: Path, folder: Path) -> dict[str, Any]:
 def index_annotations(
     path: Path, folder: Path, content: dict[str, Any], images: list[dict[str, Any]], missing: int, masks: bool
 ) -> CocoDataset:
-    category_ids, category_names = _categories(path, content["categories"])
+    """The flat arrays of a detection file's annotations; `images` are those of `present_images`."""
+    category_ids, category_names, parent = _categories(path, content["categories"], content["annotations"])
     class_of = {category: i for i, category in enumerate(category_ids)}
     index_of = {image["id"]: i for i, image in enumerate(images)}
-    all_ids = {image["id"] for image in content["images"]}
+    all_ids = {image["id"]: i for i, image in enumerate(content["images"])} if missing else index_of
 
+    entries = Entries(path, "annotations")
     rows: list[list[tuple[Any, ...]]] = [[] for _ in images]
     clipped = 0
     dropped: list[Any] = []
     maskless: list[Any] = []
     short_polygons: list[Any] = []
+    sizes = [(image["height"], image["width"]) for image in images]
     for position, annotation in enumerate(content["annotations"]):
-        name = annotation.get("id", "?")
-        if annotation["image_id"] not in all_ids:
-            raise ValueError(
-                f"{path}: annotation {name} names image {annotation['image_id']}, which is not in 'images'"
-            )
-        if annotation["category_id"] not in class_of:
-            raise ValueError(
-                f"{path}: annotation {name} names category {annotation['category_id']}, which is not in 'categories'"
-            )
-        if annotation["image_id"] not in index_of:
+        if type(annotation) is not dict:
+            entries.check(position, annotation)
+        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
+        if type(image_id) is not int:
+            image_id = entries.id(position, annotation, "image_id")
+        if type(category_id) is not int:
+            category_id = entries.id(position, annotation, "category_id")
+        if image_id not in all_ids:
+            entries.unknown(position, annotation, "image_id", all_ids, "images")
+        if category_id not in class_of:
+            entries.unknown(position, annotation, "category_id", class_of, "categories")
+        if image_id not in index_of:
             continue
-        box = annotation["bbox"]
-        if len(box) != 4 or not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
-            raise ValueError(
-                f"{path}: annotation {name} has the box {box}; a box is four finite numbers x, y, width, height"
-            )
-        index = index_of[annotation["image_id"]]
-        width, height = images[index]["width"], images[index]["height"]
+        box = annotation.get("bbox")
+        if not is_box(box):
+            entries.wrong(position, annotation, "bbox", BOX)
+        area, crowd = entries.area_and_crowd(position, annotation, box[2] * box[3])
+        index = index_of[image_id]
+        height, width = sizes[index]
         x0, y0, x1, y1 = box[0], box[1], box[0] + box[2], box[1] + box[3]
         inside = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
         if inside[2] <= inside[0] or inside[3] <= inside[1]:
-            dropped.append(name)
+            dropped.append(annotation.get("id", "?"))
             continue
         mask = b""
         if masks:
@@ -299,17 +315,19 @@ def index_annotations(
             if isinstance(segmentation, list):
                 long = [polygon for polygon in segmentation if not isinstance(polygon, list) or len(polygon) >= 6]
                 if len(long) < len(segmentation):
-                    short_polygons.append(name)
+                    short_polygons.append(annotation.get("id", "?"))
                     segmentation = long
-            mask = _run_length_bytes(path, name, segmentation, height, width) if segmentation else b""
+            if segmentation:
+                try:
+                    mask = _run_length_bytes(segmentation, height, width)
+                except ValueError as error:
+                    entries.fault(position, annotation, f"segmentation: {error}")
             if not mask:
-                maskless.append(name)
+                maskless.append(annotation.get("id", "?"))
                 continue
         # Half a pixel outside is rounding, not a fault worth reporting.
         clipped += x0 < -0.5 or y0 < -0.5 or x1 > width + 0.5 or y1 > height + 0.5
-        area = annotation.get("area", box[2] * box[3])
-        crowd = bool(annotation.get("iscrowd", 0))
-        rows[index].append((inside, class_of[annotation["category_id"]], area, crowd, position, mask))
+        rows[index].append((inside, class_of[category_id], area, crowd, position, mask))
 
     flat = [row for own in rows for row in own]
     if maskless and not flat:
@@ -321,8 +339,12 @@ def index_annotations(
         raise ValueError(
             f"{path}: not one of {len(content['annotations'])} boxes has an area inside its image (x, y, width, height in pixels?)"
         )
+    form = None
+    largest = max((max(inside[2:]) for inside, *_ in flat), default=0)
+    if largest <= 2 or clipped + len(dropped) > MOST_OUTSIDE * len(content["annotations"]):
+        form = box_form(content["annotations"], {image["id"]: size for image, size in zip(images, sizes, strict=True)})
     columns = list(zip(*flat, strict=True)) if flat else [()] * 6
-    sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64).reshape(-1, 2)
+    image_sizes = np.array(sizes, dtype=np.int64).reshape(-1, 2)
     return CocoDataset(
         annotation_file=path,
         image_folder=folder,
@@ -330,7 +352,7 @@ def index_annotations(
         category_names=category_names,
         image_ids=[image["id"] for image in images],
         file_names=[image["file_name"] for image in images],
-        sizes=sizes,
+        sizes=image_sizes,
         first=np.concatenate(([0], np.cumsum([len(own) for own in rows], dtype=np.int64))),
         boxes=np.array(columns[0], dtype=np.float32).reshape(-1, 4),
         classes=np.array(columns[1], dtype=np.int64),
@@ -338,7 +360,7 @@ def index_annotations(
         crowds=np.array(columns[3], dtype=bool),
         positions=np.array(columns[4], dtype=np.int64),
         masks=InstanceMasks(
-            sizes=sizes,
+            sizes=image_sizes,
             run_length_bytes=np.frombuffer(b"".join(columns[5]), dtype=np.uint8),
             first=np.concatenate(([0], np.cumsum([len(mask) for mask in columns[5]], dtype=np.int64))),
         )
@@ -349,17 +371,16 @@ def index_annotations(
         maskless=maskless,
         short_polygons=short_polygons,
         missing_images=missing,
+        parent_category=parent,
+        box_form=form,
     )
 
 
-def _run_length_bytes(path: Path, name: Any, segmentation: Any, height: int, width: int) -> bytes:
+def _run_length_bytes(segmentation: Any, height: int, width: int) -> bytes:
     """A segmentation's compressed run lengths; none where it has no pixel."""
     from hotcoco import mask as coco_mask
 
-    try:
-        found = run_lengths(segmentation, height, width)
-    except ValueError as error:
-        raise ValueError(f"{path}: annotation {name}: {error}") from None
+    found = run_lengths(segmentation, height, width)
     return found["counts"] if coco_mask.area(found) else b""
 
 
@@ -367,32 +388,75 @@ def _as_json(mask: dict[str, Any]) -> dict[str, Any]:
     return {**mask, "counts": mask["counts"].decode()}
 
 
-def _categories(path: Path, categories: Sequence[dict[str, Any]]) -> tuple[list[int], list[str]]:
+def _categories(
+    path: Path, categories: Sequence[Any], annotations: Sequence[Any]
+) -> tuple[list[int], list[str], str | None]:
+    """Ids in ascending order, their names, and the name of Roboflow's parent category where one was left out."""
+    entries = Entries(path, "categories")
+    ids: list[int] = []
+    for position, category in enumerate(categories):
+        entries.check(position, category)
+        number = entries.id(position, category, "id")
+        if not isinstance(number, int):
+            entries.wrong(position, category, "id", "a whole number (here and in the annotations' category_id)")
+        if type(category.get("name")) not in (str, int):
+            entries.wrong(position, category, "name", "a string")
+        ids.append(number)
+    parent = _roboflow_parent(categories, annotations)
     names: dict[int, str] = {}
-    for category in categories:
-        number, name = category["id"], str(category["name"])
+    known: dict[str, int] = {}
+    for position, (number, category) in enumerate(zip(ids, categories, strict=True)):
+        name = str(category["name"])
+        if position == parent:
+            continue
         if number in names:
-            raise ValueError(f"{path}: two categories have the id {number}: {names[number]!r} and {name!r}")
-        if name in names.values():
-            raise ValueError(f"{path}: two categories are called {name!r}; classes are told apart by name")
+            entries.fault(
+                position, category, f"two categories have the id {brief(number)}: {names[number]!r} and {name!r}"
+            )
+        if name in known:
+            entries.fault(
+                position, category, f"name: two categories are called {name!r}; classes are told apart by name"
+            )
         names[number] = name
+        known[name] = number
     if not names:
         raise ValueError(f"{path} lists no categories")
     ids = sorted(names)
-    return ids, [names[i] for i in ids]
+    return ids, [names[i] for i in ids], None if parent is None else str(categories[parent]["name"])
+
+
+def _roboflow_parent(categories: Sequence[Any], annotations: Sequence[Any]) -> int | None:
+    """Where the category stands that Roboflow puts above a project's classes: id 0, no `supercategory` of its own,
+    named as the others' `supercategory` (the project) or like one of them, and nothing is annotated with it."""
+    for position, category in enumerate(categories):
+        if category["id"] == 0 and category.get("supercategory") == "none":
+            others = [other for i, other in enumerate(categories) if i != position]
+            above = any(category["name"] in (other.get("supercategory"), other["name"]) for other in others)
+            used = any(type(a) is dict and a.get("category_id") == 0 for a in annotations)
+            return position if above and not used else None
+    return None
 
 
 def present_images(
-    path: Path, folder: Path, images: Sequence[dict[str, Any]], skip_missing: bool
+    path: Path, folder: Path, images: Sequence[Any], skip_missing: bool
 ) -> tuple[list[dict[str, Any]], int]:
-    """The images whose file exists, and how many are missing."""
-    seen = set()
-    for image in images:
-        if image["id"] in seen:
-            raise ValueError(f"{path}: two images have the id {image['id']}")
-        seen.add(image["id"])
-        if not (int(image["width"]) > 0 and int(image["height"]) > 0):
-            raise ValueError(f"{path}: image {image['id']} has the size {image['width']}×{image['height']}")
+    """The images whose file exists, as id, file_name, height and width, and how many are missing.
+
+    Raises:
+        ValueError: an entry lacks one of these, or two have one id.
+        FileNotFoundError: images are missing and not to be skipped, or all are.
+    """
+    entries = Entries(path, "images")
+    read: dict[Id, dict[str, Any]] = {}
+    for position, image in enumerate(images):
+        entries.check(position, image)
+        number = entries.id(position, image, "id")
+        if number in read:
+            entries.fault(position, image, f"two images have the id {brief(number)}")
+        height, width = entries.size(position, image)
+        name = entries.text(position, image, "file_name")
+        read[number] = {"id": number, "file_name": name, "height": height, "width": width}
+    images = list(read.values())
     there = exist(folder, [image["file_name"] for image in images])
     present = [image for image, found in zip(images, there, strict=True) if found]
     absent = [image for image, found in zip(images, there, strict=True) if not found]
@@ -407,15 +471,30 @@ def present_images(
 
 
 def exist(folder: Path, names: Sequence[str]) -> list[bool]:
-    """Which of these files a folder has. Folders are listed once: faster than a look per file."""
+    """Which of these files a folder has. Folders are listed once: faster than a look per file. Only what is not listed
+    is looked for by itself: file systems that ignore case or spell accents differently open it by this name, too."""
     listed: dict[Path, set[str]] = {}
     found = []
     for name in names:
         file = folder / name
         if file.parent not in listed:
-            listed[file.parent] = set(os.listdir(file.parent)) if file.parent.is_dir() else set()
-        found.append(file.name in listed[file.parent])
+            listed[file.parent] = _listed(file.parent)
+        found.append(file.name in listed[file.parent] or _is_file(file))
     return found
+
+
+def _listed(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+def _is_file(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):  # a name that the file system cannot have
+        return False
 
 
 def check_same_categories(train: CocoDataset, val: CocoDataset) -> None:

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from ..processing.annotations import boxes_around_masks, segment_ids
 from ..processing.reading import read_image
+from .sharing import Shared
 
 # Pixels of full-size masks decoded at once: small images go through the transform together, large ones one by one.
 DECODED_AT_ONCE = 2**22
 
 
 @dataclass
-class InstanceMasks:
+class InstanceMasks(Shared):
     """One mask for each of A annotations, in flat arrays that worker processes share."""
 
     sizes: np.ndarray  # (N, 2) int64, height and width of the images
@@ -71,7 +72,7 @@ class InstanceMasks:
 
 
 @dataclass
-class PanopticMasks:
+class PanopticMasks(Shared):
     """The segments of each image, in one PNG file an image."""
 
     sizes: np.ndarray  # (N, 2) int64, height and width of the images

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from .check import header_size
 from .coco import CocoDataset, exist, index_annotations, listed_briefly, present_images, read_content
+from .entries import BOX, Entries, Id, brief, is_box
 from .masks import PanopticMasks, read_segment_map, segment_boxes
 
 
@@ -38,19 +39,15 @@ def read_panoptic(
     pngs = Path(png_folder) if png_folder else find_png_folder(path)
     if not pngs.is_dir():
         raise FileNotFoundError(f"folder of panoptic PNG files {pngs} does not exist")
-    try:
-        entries = {entry["image_id"]: entry for entry in content["annotations"]}
-        if len(entries) < len(content["annotations"]):
-            raise ValueError(f"{path}: two entries of 'annotations' are of the same image")
-        images, missing = present_images(path, folder, content["images"], skip_missing_images)
-        images, without_png = _with_png(path, pngs, images, entries, skip_missing_images)
-        segments = _segments(path, pngs, images, entries.values())
-        dataset = index_annotations(
-            path, folder, {**content, "annotations": segments}, images, missing + without_png, masks=False
-        )
-        thing = {category["id"]: bool(category["isthing"]) for category in content["categories"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not COCO's panoptic JSON: an entry lacks or misuses the field {error}") from None
+    images, missing = present_images(path, folder, content["images"], skip_missing_images)
+    all_ids = {image["id"]: image for image in content["images"]}
+    thing = _things(path, content["categories"])
+    entries = _entries(path, content["annotations"], all_ids)
+    images, without_png = _with_png(path, pngs, images, entries, skip_missing_images)
+    segments = _segments(path, pngs, images, entries, thing)
+    dataset = index_annotations(
+        path, folder, {**content, "annotations": segments}, images, missing + without_png, masks=False
+    )
     if not masks:
         return dataset
     dataset.is_thing = [thing[number] for number in dataset.category_ids]
@@ -80,32 +77,77 @@ def find_png_folder(annotation_file: str | Path) -> Path:
     raise FileNotFoundError(f"{file} is there, its PNG files are not: none of {', '.join(map(str, places))} exists")
 
 
+def _things(path: Path, categories: Sequence[Any]) -> dict[Id, bool]:
+    """Which categories are things, not stuff."""
+    entries = Entries(path, "categories")
+    thing = {}
+    for position, category in enumerate(categories):
+        entries.check(position, category)
+        thing[entries.id(position, category, "id")] = entries.flag(position, category, "isthing")
+    return thing
+
+
+def _entries(path: Path, rows: Sequence[Any], image_ids: dict[Id, Any]) -> dict[Id, dict[str, Any]]:
+    """The entries of 'annotations' by their image, each with its position."""
+    entries = Entries(path, "annotations")
+    found: dict[Id, dict[str, Any]] = {}
+    for position, row in enumerate(rows):
+        entries.check(position, row)
+        image = entries.id(position, row, "image_id")
+        if image not in image_ids:
+            entries.unknown(position, row, "image_id", image_ids, "images")
+        if image in found:
+            entries.fault(position, row, f"image_id: two entries are of the same image {brief(image)}")
+        name = entries.text(position, row, "file_name")
+        if type(row.get("segments_info")) is not list:
+            entries.wrong(position, row, "segments_info", "a list of segments")
+        found[image] = {"file_name": name, "segments_info": row["segments_info"], "position": position}
+    return found
+
+
 def _segments(
-    path: Path, pngs: Path, images: Sequence[dict[str, Any]], entries: Iterable[dict[str, Any]]
+    path: Path,
+    pngs: Path,
+    images: Sequence[dict[str, Any]],
+    rows: dict[Id, dict[str, Any]],
+    thing: dict[Id, bool],
 ) -> list[dict[str, Any]]:
     """All segments in one list, as annotations of a detection file; missing boxes measured."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     segments = []
-    for entry in entries:
-        own, image = entry["segments_info"], entry["image_id"]
-        ids = [segment["id"] for segment in own]
-        if len(set(ids)) < len(ids) or not all(isinstance(i, int) and 0 < i < 2**24 for i in ids):
+    for image, row in rows.items():
+        entries = Entries(path, f"annotations[{row['position']}].segments_info")
+        own, ids, boxes, more = row["segments_info"], [], [], []
+        for position, segment in enumerate(own):
+            entries.check(position, segment)
+            number, box = segment.get("id"), segment.get("bbox")
+            if type(number) is not int or not 0 < number < 2**24:
+                entries.wrong(position, segment, "id", f"a whole number, 1…{2**24 - 1}")
+            category = entries.id(position, segment, "category_id")
+            if category not in thing:
+                entries.unknown(position, segment, "category_id", thing, "categories")
+            if box and not is_box(box):
+                entries.wrong(position, segment, "bbox", BOX)
+            area, crowd = entries.area_and_crowd(position, segment, 0)
+            ids.append(number)
+            boxes.append(box)
+            more.append({"category_id": category, "iscrowd": crowd} | ({"area": area} if "area" in segment else {}))
+        if len(set(ids)) < len(ids):
             raise ValueError(
-                f"{path}: the segments of image {image} have the ids {listed_briefly(ids)}; "
-                f"they must be different numbers in 1…{2**24 - 1}"
+                f"{path}: the segments of image {brief(image)} (annotations[{row['position']}]) have the ids "
+                f"{listed_briefly(ids)}; they must be different numbers"
             )
-        boxes = [segment.get("bbox") for segment in own]
         if image in sizes and not all(box and box[2] > 0 and box[3] > 0 for box in boxes):
-            boxes = segment_boxes(read_segment_map(pngs / entry["file_name"], ids, *sizes[image]), len(ids))
+            boxes = segment_boxes(read_segment_map(pngs / row["file_name"], ids, *sizes[image]), len(ids))
         segments += [
-            {**segment, "id": f"{number} of image {image}", "segment_id": number, "image_id": image, "bbox": box}
-            for segment, number, box in zip(own, ids, boxes, strict=True)
+            {**rest, "id": f"{number} of image {brief(image)}", "segment_id": number, "image_id": image, "bbox": box}
+            for rest, number, box in zip(more, ids, boxes, strict=True)
         ]
     return segments
 
 
 def _with_png(
-    path: Path, pngs: Path, images: list[dict[str, Any]], entries: dict[int, dict[str, Any]], skip_missing: bool
+    path: Path, pngs: Path, images: list[dict[str, Any]], entries: dict[Id, dict[str, Any]], skip_missing: bool
 ) -> tuple[list[dict[str, Any]], int]:
     """The images whose PNG file exists and has their size, and how many are without."""
     listed = [image for image in images if image["id"] in entries]
@@ -122,7 +164,7 @@ def _with_png(
     fitting = []
     for image in present:
         file, size = pngs / entries[image["id"]]["file_name"], (image["height"], image["width"])
-        if (found := _size(file)) == size:
+        if (found := header_size(file)) == size:
             fitting.append(image)
         elif not skip_missing:
             what = "is not a readable image" if found is None else f"has {found[0]}×{found[1]} pixels"
@@ -131,12 +173,3 @@ def _with_png(
                 "Repair it, or leave such images out with --skip_bad_images true"
             )
     return fitting, len(images) - len(fitting)
-
-
-def _size(file: Path) -> tuple[int, int] | None:
-    """Height and width by the file's header."""
-    try:
-        with Image.open(file) as picture:
-            return picture.height, picture.width
-    except (OSError, SyntaxError):
-        return None

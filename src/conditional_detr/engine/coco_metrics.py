@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import numpy as np
 from hotcoco import COCO, COCOeval
 from hotcoco.metrics import panoptic_quality
 from hotcoco.panoptic import PanopticEval
+
+from ..data.entries import id_order
 
 # hotcoco's names -> COCO's own.
 NAMES = {
@@ -37,15 +39,30 @@ def coco_metrics(annotations: dict[str, Any], results: list[dict[str, Any]], iou
     """Score boxes or masks.
 
     Args:
-        annotations: the contents of a COCO annotation file.
+        annotations: the contents of a COCO annotation file. Ids of images and categories may be anything that a key of a
+            dict may be; those of annotations do not matter.
         results: COCO results: dicts with image_id, category_id, score, and bbox (x, y, width, height in pixels) or, for
             masks, segmentation (run lengths of the image's size: {"size": [height, width], "counts": str}).
         iou_type: "bbox" or "segm".
     """
+    images = numbered(image["id"] for image in annotations["images"])
+    categories = numbered(category["id"] for category in annotations["categories"])
+    # The evaluator takes its own numbers for ids: it confuses annotations of one id, and knows whole numbers only.
+    own = {
+        "images": [{"id": images[i["id"]], "height": i["height"], "width": i["width"]} for i in annotations["images"]],
+        "categories": [{"id": number, "name": str(number)} for number in categories.values()],
+        "annotations": [
+            {**_measured(a, iou_type), "id": n, "image_id": images[a["image_id"]], "category_id": categories[a["category_id"]]}
+            for n, a in enumerate(annotations["annotations"], start=1)
+        ],
+    }  # fmt: skip
+    found_there = [
+        {**row, "image_id": images[row["image_id"]], "category_id": categories[row["category_id"]]} for row in results
+    ]
     # The evaluator prints its own table; ours comes later, with the classes.
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(annotations)
-        evaluation = COCOeval(truth, truth.load_res(results), iou_type)
+        truth = COCO(own)
+        evaluation = COCOeval(truth, truth.load_res(found_there), iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -54,10 +71,10 @@ def coco_metrics(annotations: dict[str, Any], results: list[dict[str, Any]], iou
     assert curves is not None
     precision = curves["precision"][:, :, :, 0, -1]  # (T thresholds, R recalls, K classes), all areas, 100 boxes
     objects = dict.fromkeys(evaluation.params.cat_ids, 0)
-    for annotation in annotations["annotations"]:
+    for annotation in own["annotations"]:
         if not annotation.get("iscrowd", 0):
             objects[annotation["category_id"]] += 1
-    names = {category["id"]: category["name"] for category in annotations["categories"]}
+    names = {categories[category["id"]]: category["name"] for category in annotations["categories"]}
     per_class = {}
     for k, category in enumerate(evaluation.params.cat_ids):
         ours = precision[:, :, k]
@@ -68,6 +85,21 @@ def coco_metrics(annotations: dict[str, Any], results: list[dict[str, Any]], iou
             "objects": objects[category],
         }
     return CocoMetrics({ours: float(found[theirs]) for theirs, ours in NAMES.items()}, per_class)
+
+
+def numbered(ids: Iterable[Any]) -> dict[Any, int]:
+    """Ids -> 1…n, in their own order."""
+    return {old: number for number, old in enumerate(sorted(set(ids), key=id_order), start=1)}
+
+
+def _measured(annotation: Mapping[str, Any], iou_type: str) -> dict[str, Any]:
+    """Of an annotation, what its figures depend on."""
+    fields = ("bbox", "segmentation") if iou_type == "segm" else ("bbox",)
+    measured = {name: annotation[name] for name in fields if name in annotation}
+    area = annotation.get("area")
+    if area is None and "bbox" in annotation:
+        area = annotation["bbox"][2] * annotation["bbox"][3]
+    return {**measured, "iscrowd": int(annotation.get("iscrowd") or 0)} | ({} if area is None else {"area": area})
 
 
 @dataclass
@@ -108,19 +140,29 @@ def panoptic_metrics(
     categories = {category["id"]: category for category in truth["categories"]}
     files = {row["image_id"]: predictions_folder / row["file_name"] for row in predictions}
     _check_panoptic(truth, truth_folder, predictions, predictions_folder)
-    counts: dict[int, dict[str, Any]] = {category: {"iou": 0.0, "tp": 0, "fp": 0, "fn": 0} for category in categories}
+    counts: dict[Any, dict[str, Any]] = {category: {"iou": 0.0, "tp": 0, "fp": 0, "fn": 0} for category in categories}
     scored = [row for row in truth["annotations"] if row["image_id"] in files]
     if scored:
+        images, numbers = numbered(files), numbered(categories)
+        own_categories = [
+            {"id": numbers[i], "name": str(category["name"]), "isthing": int(category.get("isthing") or 0)}
+            for i, category in categories.items()
+        ]
         try:
             evaluation = PanopticEval(
-                {"annotations": scored, "categories": truth["categories"]}, {"annotations": list(predictions)},
+                {"annotations": _renumbered(scored, images, numbers), "categories": own_categories},
+                {"annotations": _renumbered(predictions, images, numbers)},
                 gt_folder=truth_folder, pred_folder=predictions_folder,
             )  # fmt: skip
             evaluation.evaluate()
         except ValueError as error:
-            image = re.match(r"image (\d+): ", str(error))
-            raise ValueError(f"{files[int(image[1])]}: {error}" if image else str(error)) from None
-        counts = evaluation.results()["per_class"]
+            place = re.match(r"image (\d+): ", str(error))
+            if place is None:
+                raise
+            image = list(images)[int(place[1]) - 1]
+            raise ValueError(f"{files[image]}: image {image}: {str(error)[place.end() :]}") from None
+        found = evaluation.results()["per_class"]
+        counts = {category: found[number] for category, number in numbers.items()}
     for row in truth["annotations"]:
         for segment in row["segments_info"]:
             if row["image_id"] not in files and not segment.get("iscrowd", 0):
@@ -139,6 +181,27 @@ def panoptic_metrics(
         for i, category in categories.items()
     }
     return PanopticMetrics(summary, per_class)
+
+
+def _renumbered(
+    rows: Iterable[dict[str, Any]], images: Mapping[Any, int], categories: Mapping[Any, int]
+) -> list[dict[str, Any]]:
+    """Panoptic rows with the evaluator's numbers, and what their figures depend on."""
+    return [
+        {
+            "image_id": images[row["image_id"]],
+            "file_name": row["file_name"],
+            "segments_info": [
+                {
+                    **{name: segment[name] for name in ("id", "area") if segment.get(name) is not None},
+                    "category_id": categories[segment["category_id"]],
+                    "iscrowd": int(segment.get("iscrowd") or 0),
+                }
+                for segment in row["segments_info"]
+            ],
+        }
+        for row in rows
+    ]
 
 
 def _check_panoptic(

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from ..checkpoints.files import write_atomically, write_json
 from ..config import Task
 from ..data.coco import CocoDataset, classes_by_name
+from ..data.entries import Id, id_order
 from ..data.masks import PanopticMasks
 from ..processing.image_processor import DetectionImageProcessor
 from .coco_metrics import coco_metrics, panoptic_metrics
@@ -151,7 +152,7 @@ def predict_dataset(
         ]
         if "segmentation" in one:
             ids, segments = keep_classes(one["segmentation"], one["segments_info"], category_of)
-            row = panoptic_row(image_id, f"{image_id}.png", ids, segments, category_of)
+            row = panoptic_row(image_id, map_file_name(image_id, index), ids, segments, category_of)
             predictions.maps.append((row, panoptic_png_bytes(ids)))
     if bad:
         logger.warning("%d images could not be read and count as without detections; first: %s", len(bad), bad[0])
@@ -164,9 +165,17 @@ def predict_dataset(
     if asked:
         raise Interrupted(asked, "the evaluation is not finished")
     predictions.losses = mean_losses(model.config, sums) if sums else {}
-    predictions.results.sort(key=lambda row: (row["image_id"], -row["score"]))
-    predictions.maps.sort(key=lambda pair: pair[0]["image_id"])
+    predictions.results.sort(key=lambda row: (id_order(row["image_id"]), -row["score"]))
+    predictions.maps.sort(key=lambda pair: id_order(pair[0]["image_id"]))
     return predictions
+
+
+def map_file_name(image_id: Id, index: int) -> str:
+    """The name of an image's panoptic PNG: its id where that is a number, else its place in the data set, counted from 1.
+    An id that is text could lead out of the folder, or be no name at all."""
+    if isinstance(image_id, int) and abs(image_id) < 10**18:
+        return f"{image_id}.png"
+    return f"image_{index + 1}.png"
 
 
 def evaluate(

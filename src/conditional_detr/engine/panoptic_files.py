@@ -50,7 +50,7 @@ def write_panoptic_png(path: Path, segmentation: Tensor | np.ndarray) -> None:
 
 
 def panoptic_row(
-    image_id: int,
+    image_id: int | str,
     file_name: str,
     segmentation: Tensor | np.ndarray,
     segments: Sequence[Mapping[str, Any]],

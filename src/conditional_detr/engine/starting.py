@@ -10,6 +10,7 @@ import torch
 
 from ..checkpoints.reading import config_of
 from ..config import DetectionConfig, Task
+from ..data.check import check_dataset
 from ..data.coco import CocoDataset, find_split, read_coco
 from ..data.loading import seed_of
 from ..data.panoptic import read_panoptic
@@ -28,7 +29,9 @@ def read_split(recipe: Recipe, split: str) -> CocoDataset:
     annotations, images = getattr(recipe, f"{split}_annotations"), getattr(recipe, f"{split}_images")
     if not annotations:
         if not recipe.data:
-            raise ValueError("no data: give --data FOLDER, or annotation files and image folders (see --help)")
+            raise ValueError(
+                f"no {split} data: give --data FOLDER, or --{split}_annotations FILE with --{split}_images FOLDER"
+            )
         annotations, images = find_split(recipe.data, split, recipe.task)
     dataset = read_split_files(annotations, images, recipe.task, recipe.skip_bad_images)
     if split == "train" and not len(dataset.boxes):
@@ -38,10 +41,17 @@ def read_split(recipe: Recipe, split: str) -> CocoDataset:
 
 def read_split_files(annotations: str | Path, images: str | Path, task: Task, skip_bad: bool) -> CocoDataset:
     """Read an annotation file with what the task needs: boxes, boxes and masks, or panoptic segments. A file called
-    panoptic_… has boxes for detection, too: of things and stuff."""
+    panoptic_… has boxes for detection, too: of things and stuff.
+
+    Raises:
+        OSError, ValueError: see `read_coco`, `read_panoptic` and `check_dataset`.
+    """
     if task == "panoptic" or (task == "detection" and Path(annotations).name.startswith("panoptic_")):
-        return read_panoptic(annotations, images, skip_missing_images=skip_bad, masks=task == "panoptic")
-    return read_coco(annotations, images, skip_bad, masks=task == "instance")
+        dataset = read_panoptic(annotations, images, skip_missing_images=skip_bad, masks=task == "panoptic")
+    else:
+        dataset = read_coco(annotations, images, skip_bad, masks=task == "instance")
+    dataset.warnings = check_dataset(dataset)
+    return dataset
 
 
 def build_model(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,9 +118,11 @@ def panoptic_labels(
         image_id,
         class_labels=_int_tensor([item["category_id"] for item in segments], "category_id", image_id),
         boxes=boxes_around_masks(masks),
-        area=torch.tensor(
+        area=_float_tensor(
             [count if area is None else area for area, count in zip(areas, pixels.tolist(), strict=True)],
-            dtype=torch.float32,
+            (len(areas),),
+            "area",
+            image_id,
         ),
         size=(height, width),
     )
@@ -198,16 +201,19 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
     if isinstance(segmentation, Mapping):
         counts = segmentation.get("counts")
-        if "counts" not in segmentation or list(segmentation.get("size") or ()) != [height, width]:
+        size = segmentation.get("size")
+        if "counts" not in segmentation or not isinstance(size, Sequence) or list(size) != [height, width]:
             raise ValueError(
                 f"a run-length segmentation needs 'counts' and the size {[height, width]} of its image, "
-                f"got the size {segmentation.get('size')}"
+                f"got the size {reprlib.repr(size)}"
             )
         try:
             if isinstance(counts, list) and sum(counts) != height * width:
-                raise ValueError(f"its counts add up to {sum(counts)}, not to {height} x {width} = {height * width}")
+                raise ValueError(
+                    f"its counts add up to {reprlib.repr(sum(counts))}, not to {height} x {width} = {height * width}"
+                )
             return coco_mask.frPyObjects(dict(segmentation), height, width)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"a run-length segmentation cannot be read: {error}") from None
     if not isinstance(segmentation, Sequence) or isinstance(segmentation, (str, bytes)):
         raise ValueError(f"a segmentation must be a list of polygons or run lengths, got {type(segmentation).__name__}")
@@ -218,7 +224,7 @@ def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
         raise ValueError("a segmentation's polygons must be lists of at least 3 points, [x0, y0, x1, y1, x2, y2, ...]")
     try:
         polygons = [[float(value) for value in polygon] for polygon in segmentation]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError("a segmentation's polygons must be lists of numbers") from None
     if not all(math.isfinite(sum(polygon)) for polygon in polygons):
         raise ValueError("a segmentation's polygons must be finite numbers")
@@ -289,14 +295,14 @@ def _require(item: Mapping[str, Any], names: Sequence[str], image_id: Any) -> No
 def _int_tensor(values: list[Any], name: str, image_id: Any) -> Tensor:
     try:
         return torch.tensor([int(value) for value in values], dtype=torch.int64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last: more than 64 bits
         raise ValueError(f"{name} of image {image_id} must be integers, got {values}") from None
 
 
 def _float_tensor(values: list[Any], shape: tuple[int, ...], name: str, image_id: Any) -> Tensor:
     try:
         return torch.tensor(values, dtype=torch.float32).reshape(shape)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         form = "4 numbers (x, y, width, height)" if name == "bbox" else "numbers"
         raise ValueError(f"{name} of every object of image {image_id} must be {form}, got {values}") from None
 

@@ -1,0 +1,150 @@
+"""What is wrong with data as a whole, said before anything is trained or scored on it: boxes of another form than COCO's,
+and pictures of other sizes than the annotation file says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from .entries import is_box
+
+if TYPE_CHECKING:
+    from .coco import CocoDataset
+
+MOST_OUTSIDE = (
+    0.05  # share of boxes that may be cut or have no area inside their image: rounding and slips, not a cause
+)
+FITTING = 0.99  # share of boxes that a form must explain
+FEWEST_BOXES = 10  # fewer boxes fit another form by chance
+LOOKED_AT = 200  # pictures whose headers are read: some hundredths of a second
+SAME_SHAPE = 0.02  # by how much the sides' ratio may differ where a picture is said to be another one's copy, resized
+
+FORMS = {
+    "xyxy": "the corners x0, y0, x1, y1",
+    "centre": "their centre, width and height",
+    "normalised": "fractions of the image's sides, 0…1",
+}
+CURES = {
+    "xyxy": "write [x0, y0, x1 - x0, y1 - y0]",
+    "centre": "write [cx - width / 2, cy - height / 2, width, height]",
+    "normalised": "multiply x and width by the image's width, y and height by its height",
+}
+
+
+def box_form(annotations: Sequence[Mapping[str, Any]], sizes: Mapping[Any, tuple[int, int]]) -> str | None:
+    """What boxes seem to be, where they are not x, y, width, height in pixels.
+
+    Args:
+        annotations: with `image_id` and `bbox`.
+        sizes: image id -> height, width.
+
+    Returns:
+        A key of `FORMS`, or None: they are right, or wrong in another way, or too few to tell.
+    """
+    known = [(a["bbox"], sizes[a["image_id"]]) for a in annotations if a["image_id"] in sizes and is_box(a["bbox"])]
+    if len(known) < FEWEST_BOXES:
+        return None
+    a, b, c, d = np.array([box for box, _ in known], dtype=np.float64).T
+    height, width = np.array([size for _, size in known], dtype=np.float64).T
+
+    def share_inside(x0: Any, y0: Any, x1: Any, y1: Any) -> float:
+        """Of boxes that have an area and stay inside their image, to a pixel of rounding."""
+        inside = (x0 >= -1) & (y0 >= -1) & (x1 <= width + 1) & (y1 <= height + 1) & (x1 > x0) & (y1 > y0)
+        return float(inside.mean())
+
+    values = np.stack([a, b, c, d])
+    within_one = ((values >= 0) & (values <= 1)).all(0) & (np.minimum(height, width) > 2)
+    if within_one.mean() >= FITTING and (values != np.round(values)).any():
+        return "normalised"
+    if share_inside(a, b, a + c, b + d) >= 1 - MOST_OUTSIDE:
+        return None
+    fits = {
+        "xyxy": share_inside(a, b, c, d),
+        "centre": share_inside(a - c / 2, b - d / 2, a + c / 2, b + d / 2),
+    }
+    best = max(fits, key=lambda name: fits[name])
+    return best if fits[best] >= FITTING else None
+
+
+def check_dataset(dataset: CocoDataset) -> list[str]:
+    """Look at the boxes as a whole, and at the headers of up to `LOOKED_AT` pictures.
+
+    Returns:
+        What its user should look at: one line each.
+
+    Raises:
+        ValueError: the boxes are of another form, or more than a twentieth of the pictures has another shape than the
+            annotation file says, so that boxes cannot be where their objects are.
+    """
+    warnings = []
+    outside, count = dataset.clipped + len(dataset.dropped), len(dataset.boxes) + len(dataset.dropped)
+    if dataset.box_form is not None:
+        what = FORMS[dataset.box_form]
+        seen = f"; {outside} of {count} reach outside their image" if outside > MOST_OUTSIDE * count else ""
+        cure = "" if dataset.box_form == "normalised" else ". If they are right, cut them at the edges of their images"
+        raise ValueError(
+            f"{dataset.annotation_file}: the boxes seem to be {what}{seen}. COCO has x, y of the upper left corner, width "
+            f"and height, in pixels: {CURES[dataset.box_form]}{cure}"
+        )
+    if outside > MOST_OUTSIDE * count:
+        warnings.append(
+            f"{outside} of {count} boxes reach outside their image or have no area; are they x, y, width and height in "
+            "pixels, and are the images' width and height right?"
+        )
+    return warnings + _check_sizes(dataset)
+
+
+def _check_sizes(dataset: CocoDataset) -> list[str]:
+    looked_at = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), LOOKED_AT)).round().astype(int)).tolist()
+    read, other_size, other_shape = 0, 0, 0
+    example = ""
+    for index in looked_at:
+        found = header_size(dataset.image_path(index))
+        if found is None:
+            continue
+        read += 1
+        said = tuple(dataset.sizes[index].tolist())
+        if said in (found, found[::-1]) and (said == found or _is_turned(dataset.image_path(index))):
+            continue
+        other_size += 1
+        differs = abs(np.log(found[0] * said[1] / (found[1] * said[0]))) > SAME_SHAPE + 1 / min(*found, *said)
+        if differs or not example:
+            turned = " (width and height exchanged?)" if said == found[::-1] else ""
+            example = (
+                f"{dataset.file_names[index]} has width × height {found[1]} × {found[0]}, the file says "
+                f"{said[1]} × {said[0]}{turned}"
+            )
+        other_shape += bool(differs)
+    if other_shape > MOST_OUTSIDE * read:
+        raise ValueError(
+            f"{dataset.annotation_file}: {other_shape} of {read} pictures looked at have another shape than it says: "
+            f"{example}. Boxes cannot be right there: correct width and height in 'images', or give the right pictures"
+        )
+    if other_size:
+        return [
+            f"{other_size} of {read} pictures looked at have another size than the annotation file says, "
+            f"and their boxes are scaled to it: {example}"
+        ]
+    return []
+
+
+def header_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a picture as its file has them, from its header alone; None where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return picture.height, picture.width
+    except Exception:  # Pillow raises nearly everything on damaged files; what is wrong is said when they are read
+        return None
+
+
+def _is_turned(path: Path) -> bool:
+    """Whether an EXIF tag lays the picture on its side."""
+    try:
+        with Image.open(path) as picture:
+            return picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception:
+        return False
