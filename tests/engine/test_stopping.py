@@ -51,7 +51,10 @@ def long_evaluation(tmp_path_factory):
 
 
 def options(**values):
-    return {**dict(epochs=2, eval_batch_size=1, workers=1, ema=0.9, checkpoint_steps=1), **values}
+    return {
+        **dict(epochs=2, batch_size=4, eval_batch_size=1, workers=1, ema=0.9, checkpoint_steps=1, log_steps=3),
+        **values,
+    }
 
 
 def start(data, run, **values):
@@ -161,6 +164,14 @@ def damage_names(state):
 
 def damage_average(state):
     state["ema"] = None
+
+
+def damage_pace(state):
+    state["pace"]["steps"] = [1]
+
+
+def damage_threads(state):
+    state["threads"] = 10**9
 
 
 def damage_recipe(state):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.files import read_pickled, write_atomically
+from .recipe import MOST
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +31,47 @@ class Progress:
     @classmethod
     def of(cls, state: dict[str, Any]) -> Progress:
         """Of a checkpoint's content."""
-        progress = _with_evaluated_step(state["progress"])
-        return cls(**{spec.name: progress[spec.name] for spec in fields(cls)})
+        return cls(**_own_fields(cls, _with_evaluated_step(state["progress"])))
+
+
+def _own_fields(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in kind.__dataclass_fields__ if name in values}
 
 
 def _with_evaluated_step(progress: dict[str, Any]) -> dict[str, Any]:
     """Versions that did not keep it wrote a checkpoint after the evaluation."""
     return {"evaluated_step": progress.get("step"), **progress}
+
+
+@dataclass
+class Pace:
+    """How fast training goes, between two lines of the log. Evaluating and saving do not count."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0  # seconds of these in which there was no batch yet
+    padding: float = 0.0  # sum over steps of the share of the canvas that is padding
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> Pace:
+        """Of a checkpoint's content; versions before kept none."""
+        return cls(**_own_fields(cls, state.get("pace") or {}))
+
+    def add(self, seconds: float, waiting: float, padding: float) -> None:
+        """Count a step in."""
+        self.steps += 1
+        self.seconds, self.waiting, self.padding = (
+            self.seconds + seconds,
+            self.waiting + waiting,
+            self.padding + padding,
+        )
+
+    def shares(self, batch_size: int) -> dict[str, float]:
+        return {
+            "images_per_second": round(batch_size * self.steps / self.seconds, 2),
+            "data_share": round(self.waiting / self.seconds, 3),
+            "padding_share": round(self.padding / self.steps, 3),
+        }
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
@@ -91,7 +126,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def check_form(path: Path, state: Any) -> None:
     """Check that the content of a checkpoint has the form of one: `recipe`, `data`, `model`, `optimizer` and `progress`;
-    `config` (of the model), `ema` and `scaler` may be absent or None.
+    `config` (of the model), `ema`, `scaler`, `pace` and `threads` may be absent or None, as versions before wrote it.
 
     Raises:
         ValueError: it has not; the message names the file.
@@ -102,14 +137,21 @@ def check_form(path: Path, state: Any) -> None:
         raise ValueError(
             f"{path} is not a checkpoint of a training run (it has no {absent[0]}); start from weights with --init_from"
         )
-    for name, kind in {**kinds, "config": dict, "ema": Mapping, "scaler": dict}.items():
+    for name, kind in {**kinds, "config": dict, "ema": Mapping, "scaler": dict, "pace": dict}.items():
         if not isinstance(value := state.get(name), kind) and not (value is None and name not in kinds):
             raise ValueError(f"{path} is damaged: its {name} is of type {type(value).__name__}")
     progress = _with_evaluated_step(state["progress"])
-    for spec in fields(Progress):
-        value = progress.get(spec.name)
-        if isinstance(value, bool) or not isinstance(value, int | (float if spec.name == "best" else int)):
-            raise ValueError(f"{path} is damaged: progress has {spec.name} {value!r}, which is no number")
+    if absent := [spec.name for spec in fields(Progress) if spec.name not in progress]:
+        raise ValueError(f"{path} is damaged: its progress has no {absent[0]}")
+    for what, kind, values in (("progress", Progress, progress), ("pace", Pace, state.get("pace") or {})):
+        for spec in fields(kind):
+            value = values.get(spec.name, 0)
+            whole = spec.type == "int"
+            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+                raise ValueError(f"{path} is damaged: its {what} has {spec.name} {value!r}, which is no number")
+    threads = state.get("threads", 0)
+    if not isinstance(threads, int) or not 0 <= threads <= MOST["threads"]:
+        raise ValueError(f"{path} is damaged: it says that it was of {threads!r} threads")
     number = path.stem.removeprefix("step-")
     if number.isdigit() and int(number) != progress["step"]:
         raise ValueError(f"{path} is damaged: it says that it is of step {progress['step']}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,6 @@ from ..checkpoints.files import write_atomically
 from .pictures import draw_curves
 
 LINE_SECONDS = 30  # between lines where the output is not a terminal
-
-
-@dataclass
-class Pace:
-    """How fast training goes, between two lines of the log. Evaluating and saving do not count."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    waiting: float = 0.0  # seconds of these in which there was no batch yet
-    padding: float = 0.0  # sum over steps of the share of the canvas that is padding
-
-    def shares(self, batch_size: int) -> dict[str, float]:
-        return {
-            "images_per_second": round(batch_size * self.steps / self.seconds, 2),
-            "data_share": round(self.waiting / self.seconds, 3),
-            "padding_share": round(self.padding / self.steps, 3),
-        }
 
 
 class Journal:

@@ -38,6 +38,7 @@ from ..models.segmentation import SegmentationHead
 from ..processing.auto import IMAGE_PROCESSORS
 from ..processing.pixels import normalize
 from .checkpointing import (
+    Pace,
     Progress,
     check_fit,
     check_form,
@@ -49,7 +50,7 @@ from .checkpointing import (
 )
 from .evaluate import HEADLINE, Metrics, evaluate
 from .inference import PRECISIONS, REPAIR, worker_count
-from .journal import Journal, Pace
+from .journal import Journal
 from .optimization import build_optimizer, learning_rate_factor, moving_average
 from .pictures import draw_batch
 from .recipe import Recipe, changed_fields
@@ -114,6 +115,8 @@ class _Run:
                 f"batch_size {recipe.batch_size} does not divide into {self.world} processes × {recipe.accumulate} "
                 "micro-batches: it counts the images of a step over all of them"
             )
+        if recipe.sync_batch_norm and self.world > 1 and self.device.type == "cpu":
+            raise ValueError("sync_batch_norm needs GPUs: PyTorch's synchronised batch norm has no CPU version")
         self.train_set = read_split(recipe, "train")
         self.val_set = read_split(recipe, "val")
         check_same_categories(self.train_set, self.val_set)
@@ -129,14 +132,15 @@ class _Run:
         )
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = recipe.epochs * self.steps_per_epoch
-        self.progress = Progress()
-        self.bad_images = self.mismatched_sizes = 0
+        self.progress, self.pace = Progress(), Pace()
+        self.bad_images = self.mismatched_sizes = self.stop_agreed = 0
 
         found = self._of_first_process(self._continue)
         if found is None or not self.main:  # on the first process it is built already
             self._build(None if found is None else found[1])
         if found is not None:
             self.progress = Progress.of(found[1])
+            self.pace = Pace.of(found[1])
             self.notes.append(f"continuing from {found[0]} (step {self.progress.step})")
         self.batches.start_step = self.progress.step
         self.journal = Journal(self.output, self.total_steps, self.main)
@@ -238,16 +242,15 @@ class _Run:
             torch.set_num_threads(recipe.threads)
         self.model, self.notes = build_model(recipe, self.train_set, state)
         if recipe.sync_batch_norm and self.world > 1:
-            if self.device.type == "cpu":
-                raise ValueError("sync_batch_norm needs GPUs: PyTorch's synchronised batch norm has no CPU version")
             self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(recipe, self.model)
         self.ema = moving_average(self.model, recipe.ema) if recipe.ema else None
         if state is None:
             return
-        if not recipe.threads and state.get("threads"):  # another number adds up in another order
-            torch.set_num_threads(state["threads"])
+        if not recipe.threads and state.get("threads", 0) not in (0, torch.get_num_threads()):
+            torch.set_num_threads(state["threads"])  # another number adds up in another order
+            self.notes.append(f"{state['threads']} threads, as before")
         check_fit(state, self.model, self.optimizer, self.ema)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -295,7 +298,7 @@ class _Run:
 
     def _loop(self) -> None:
         """Train, save and evaluate, in this order: an evaluation that is stopped or fails is done on resuming."""
-        recipe, progress, pace = self.recipe, self.progress, Pace()
+        recipe, progress = self.recipe, self.progress
         loader = _loader(recipe, self.train_set, self.batches, self.device)
         with batches_of(loader) as batches:
             self.ddp.train()
@@ -311,7 +314,7 @@ class _Run:
                     raise TrainingError(
                         f"{error}. The state is saved in {self._write_checkpoint()}. {CONTINUE}"
                     ) from error
-                pace.waiting += time.perf_counter() - started
+                waited = time.perf_counter() - started
                 if self.main and not (self.output / "batch.jpg").exists():
                     draw_batch(self.output / "batch.jpg", micro_batches[0], self.train_set.category_names)
                 bad = [message for batch in micro_batches for message in batch.bad_images]
@@ -322,12 +325,10 @@ class _Run:
                 except RuntimeError as error:
                     raise self._device_failure(error, micro_batches) from error
                 progress.step += 1
-                pace.steps += 1
-                pace.padding += sum(batch.padding for batch in micro_batches) / len(micro_batches)
-                pace.seconds += time.perf_counter() - started
+                padding = sum(batch.padding for batch in micro_batches) / len(micro_batches)
+                self.pace.add(time.perf_counter() - started, waited, padding)
                 if progress.step % recipe.log_steps == 0 or progress.step == self.total_steps:
-                    self._log(losses(), pace)
-                    pace = Pace()
+                    self._log(losses())
                 self._save_and_stop_if_due()
 
     def _has_ended(self) -> bool:
@@ -347,10 +348,11 @@ class _Run:
         if stop:
             raise Interrupted(stop, f"state saved in {path}. {CONTINUE}")
 
-    def _log(self, losses: dict[str, float], pace: Pace) -> None:
+    def _log(self, losses: dict[str, float]) -> None:
         step, epoch = self.progress.step, self.progress.step / self.steps_per_epoch
         values = {name: round(value, 5) for name, value in losses.items()}
-        rate, speed = self.optimizer.param_groups[0]["lr"], pace.shares(self.recipe.batch_size)
+        rate, speed = self.optimizer.param_groups[0]["lr"], self.pace.shares(self.recipe.batch_size)
+        self.pace = Pace()
         self.journal.record("train", step, epoch, **values, lr=rate, **speed)
         self.accelerator.log(values, step=step)
         self.journal.show(step, epoch, values["loss"], speed["data_share"])
@@ -562,6 +564,7 @@ class _Run:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "scaler": None if self.accelerator.scaler is None else self.accelerator.scaler.state_dict(),
             "progress": vars(self.progress),
+            "pace": vars(self.pace),
         }
         return save_checkpoint(folder, self.progress.step, state, self.recipe.keep_checkpoints)
 
