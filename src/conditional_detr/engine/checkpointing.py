@@ -34,8 +34,8 @@ class Progress:
         return cls(**_own_fields(cls, _with_evaluated_step(state["progress"])))
 
 
-def _own_fields(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in kind.__dataclass_fields__ if name in values}
+def _own_fields(kind: type[Progress] | type[Pace], values: dict[str, Any]) -> dict[str, Any]:
+    return {spec.name: values[spec.name] for spec in fields(kind) if spec.name in values}
 
 
 def _with_evaluated_step(progress: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +143,10 @@ def check_form(path: Path, state: Any) -> None:
     progress = _with_evaluated_step(state["progress"])
     if absent := [spec.name for spec in fields(Progress) if spec.name not in progress]:
         raise ValueError(f"{path} is damaged: its progress has no {absent[0]}")
-    for what, kind, values in (("progress", Progress, progress), ("pace", Pace, state.get("pace") or {})):
+    kept: list[tuple[str, type[Progress] | type[Pace], dict[str, Any]]] = [
+        ("progress", Progress, progress), ("pace", Pace, state.get("pace") or {}),
+    ]  # fmt: skip
+    for what, kind, values in kept:
         for spec in fields(kind):
             value = values.get(spec.name, 0)
             whole = spec.type == "int"
