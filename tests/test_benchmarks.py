@@ -26,6 +26,7 @@ def benchmark(monkeypatch, tmp_path):
     return run
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     ("name", "tables"),
     [
