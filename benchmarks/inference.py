@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from conditional_detr import Detector
+from conditional_detr.models.inference import check_dtype
 from conditional_detr.processing.sizes import size_after_resize
 
 from .measure import Contender, arguments, compare
@@ -110,7 +112,10 @@ def scores_differ(folder: Path, file: Path) -> float:
 
 
 def contenders(options: argparse.Namespace, folder: Path, files: list[Path], compiled: bool) -> list[Contender]:
-    types = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+    types = {"float32": FLOAT32}
+    with suppress(ValueError):  # many processors have no bfloat16, and `Detector` does not emulate it
+        check_dtype(torch.device("cpu"), BFLOAT16)
+        types["bfloat16"] = BFLOAT16
     chosen = [
         Contender(f"ours, {name}", partial(our_detector, folder, files, t, False), t) for name, t in types.items()
     ]

@@ -29,7 +29,7 @@ def benchmark(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "tables"),
     [
-        ("inference", {"one_image", "many_images"}),
+        pytest.param("inference", {"one_image", "many_images"}, marks=pytest.mark.numeric),
         ("training", {"training_step"}),
         ("losses", {"losses"}),
         ("masks", {"masks", "mask_losses"}),
