@@ -146,8 +146,8 @@ def check_form(path: Path, state: Any) -> None:
     kept: list[tuple[str, type[Progress] | type[Pace], dict[str, Any]]] = [
         ("progress", Progress, progress), ("pace", Pace, state.get("pace") or {}),
     ]  # fmt: skip
-    for what, kind, values in kept:
-        for spec in fields(kind):
+    for what, record, values in kept:
+        for spec in fields(record):
             value = values.get(spec.name, 0)
             whole = spec.type == "int"
             if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
