@@ -385,6 +385,9 @@ def _predict(arguments: list[str]) -> None:
         "--line_width", type=int, default=0, help="of drawn boxes, in pixels; 0: by the picture and how crowded it is"
     )
     parser.add_argument(
+        "--truth", type=str, default="", help="COCO JSON of the pictures: its objects are drawn beside what is found"
+    )
+    parser.add_argument(
         "--skip_bad_images", type=bool, default=False, help="report unreadable images instead of stopping"
     )
     values = _values(parser, arguments)
@@ -392,6 +395,7 @@ def _predict(arguments: list[str]) -> None:
     _use_threads(values.pop("threads"))
     from .engine.detector import Detector
     from .engine.inference import worker_count
+    from .engine.pictures import truth_of
     from .engine.predict import find_images, predictions
     from .processing.reading import printable
 
@@ -399,6 +403,7 @@ def _predict(arguments: list[str]) -> None:
         raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")
     values["line_width"] = values["line_width"] or None
     images = find_images(values.pop("images"))
+    values["truth"] = truth_of(values["truth"], images) if values["truth"] else None
     speed, size = _speed(values), _image_size(values)
     detector = Detector.from_pretrained(values.pop("model"), device=values.pop("device") or None, **speed, **size)
     output = Path(values.pop("output"))

@@ -75,16 +75,22 @@ def draw_detections(
 
 
 def draw_comparison(
-    image: Tensor, detections: Sequence[Detection], truth: Sequence[Detection], *, labels: bool = True
+    image: Tensor,
+    detections: Sequence[Detection],
+    truth: Sequence[Detection],
+    *,
+    size: tuple[int, int] | None = None,
+    labels: bool = True,
+    line_width: int | None = None,
 ) -> Image.Image:
     """An image with its annotated objects on the left and what was found in it on the right.
 
     Args:
         image: (3, H, W) uint8.
-        detections, truth: see `draw_detections`; scores of the truth do not matter.
+        detections, truth, size, labels, line_width: see `draw_detections`; scores of the truth do not matter.
     """
-    left = draw_detections(image, truth, labels=labels, scores=False)
-    right = draw_detections(image, detections, labels=labels)
+    left = draw_detections(image, truth, size=size, labels=labels, scores=False, line_width=line_width)
+    right = draw_detections(image, detections, size=size, labels=labels, line_width=line_width)
     scale = max(0.7, min(left.size) / PLAIN_TEXT_SIDE)
     strip, gap = round(CAPTION * scale), max(2, round(4 * scale))
     sheet = Image.new("RGB", (2 * left.width + gap, left.height + strip), "white")

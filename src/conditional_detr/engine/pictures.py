@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..checkpoints.files import write_atomically
-from ..data.coco import CocoDataset
+from ..data.coco import CocoDataset, read_coco
 from ..data.loading import Batch, read_sized_image
 from ..losses.boxes import cxcywh_to_xyxy
 from .detector import Detection
@@ -124,12 +125,7 @@ def draw_validation(path: Path, results: Sequence[dict[str, Any]], coco: CocoDat
             image = read_sized_image(coco.image_path(i), *coco.sizes[i].tolist())
         except (OSError, ValueError):
             continue  # it has been reported already
-        rows = range(coco.first[i], coco.first[i + 1])
-        truth = []
-        for a in rows:
-            x0, y0, x1, y1 = coco.boxes[a].tolist()
-            number = int(coco.classes[a])
-            truth.append(Detection(coco.category_names[number], 1.0, (x0, y0, x1, y1), number))
+        truth = objects_of(coco, i)
         found = []
         for row in own[coco.image_ids[i]][: max(1, len(truth))]:
             x, y, width, height = row["bbox"]
@@ -142,6 +138,29 @@ def draw_validation(path: Path, results: Sequence[dict[str, Any]], coco: CocoDat
     if tiles:
         sheet = contact_sheet(tiles, columns=2, side=2 * TILE)
         write_atomically(path, lambda beside: sheet.save(beside, format="JPEG", quality=90))
+
+
+def objects_of(coco: CocoDataset, image: int) -> list[Detection]:
+    """The annotated objects of an image of a data set, with score 1."""
+    rows = slice(coco.first[image], coco.first[image + 1])
+    return [
+        Detection(coco.category_names[number], 1.0, (box[0], box[1], box[2], box[3]), number)
+        for box, number in zip(coco.boxes[rows].tolist(), coco.classes[rows].tolist(), strict=True)
+    ]
+
+
+def truth_of(annotation_file: str | Path, images: Sequence[Path]) -> dict[str, list[Detection]]:
+    """The annotated objects of pictures, by their real paths.
+
+    Args:
+        annotation_file: COCO JSON; its file names count from the folder that all the pictures are in.
+
+    Raises:
+        OSError, ValueError: it is not COCO JSON, or knows none of the pictures.
+    """
+    folder = os.path.commonpath([os.path.abspath(path.parent) for path in images])
+    coco = read_coco(annotation_file, folder, skip_missing_images=True)
+    return {os.path.realpath(coco.image_path(i)): objects_of(coco, i) for i in range(len(coco))}
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, side: int = TILE) -> Image.Image:

@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..checkpoints.files import write_atomically, write_json
 from ..processing.reading import check_is_file, image_size, printable, read_resized, refuse_url
-from .detector import Detector
-from .drawing import draw_detections, drawn_size
+from .detector import Detection, Detector
+from .drawing import draw_comparison, draw_detections, drawn_size
 from .inference import REPAIR, Source, detect
 from .panoptic_files import draw_panoptic, panoptic_row, write_panoptic_png
 
@@ -74,6 +74,7 @@ def predict(
     draw: bool = True,
     draw_labels: bool = True,
     line_width: int | None = None,
+    truth: Mapping[str, Sequence[Detection]] | None = None,
     skip_bad_images: bool = False,
     panoptic_threshold: float | None = None,
     progress: Callable[[int], Any] | None = None,
@@ -82,7 +83,7 @@ def predict(
     return list(
         predictions(
             detector, images, output, threshold=threshold, batch_size=batch_size, workers=workers, draw=draw,
-            draw_labels=draw_labels, line_width=line_width, skip_bad_images=skip_bad_images,
+            draw_labels=draw_labels, line_width=line_width, truth=truth, skip_bad_images=skip_bad_images,
             panoptic_threshold=panoptic_threshold, progress=progress,
         )
     )  # fmt: skip
@@ -99,6 +100,7 @@ def predictions(
     draw: bool = True,
     draw_labels: bool = True,
     line_width: int | None = None,
+    truth: Mapping[str, Sequence[Detection]] | None = None,
     skip_bad_images: bool = False,
     panoptic_threshold: float | None = None,
     progress: Callable[[int], Any] | None = None,
@@ -116,6 +118,7 @@ def predictions(
         batch_size: at most so many images at once; see `inference.batches_of_canvases`.
         workers: processes that decode; see `inference.detect`.
         draw, draw_labels, line_width: whether to draw pictures, and how; see `drawing.draw_detections`.
+        truth: the annotated objects of pictures, by their real paths, to be drawn beside what is found in them.
         skip_bad_images: an image that cannot be read, or that memory would not hold, becomes a row with `error`.
         panoptic_threshold: least score of a segment; None is the family's, see `Detector.panoptic`.
 
@@ -179,7 +182,12 @@ def predictions(
             shown = [
                 d for d in detections if config.is_thing is None or config.is_thing[d.class_id]
             ]  # a map shows stuff
-            _save(draw_detections(image, shown, size=source.size, labels=draw_labels, line_width=line_width), picture)
+            own = (truth or {}).get(os.path.realpath(source.path))
+            options: dict[str, Any] = {"size": source.size, "labels": draw_labels, "line_width": line_width}
+            if own is None:
+                _save(draw_detections(image, shown, **options), picture)
+            else:
+                _save(draw_comparison(image, shown, own, **options), picture)
         if "segmentation" in result:
             found_map = detector.named_map(result)
             file = output / "panoptic" / f"{stem}.png"
