@@ -30,7 +30,7 @@ def benchmark(monkeypatch, tmp_path):
     ("name", "tables"),
     [
         pytest.param("inference", {"one_image", "many_images"}, marks=pytest.mark.numeric),
-        ("training", {"training_step"}),
+        ("training", {"training_step", "training_step_with_padding"}),
         ("losses", {"losses"}),
         ("masks", {"masks", "mask_losses"}),
         ("loading", {"loading"}),
@@ -61,6 +61,24 @@ def test_the_peak_memory_of_one_contender_is_printed_alone(benchmark, capsys, tm
 def test_the_original_is_asked_for_where_it_is_not(benchmark, tmp_path):
     with pytest.raises(SystemExit, match=r"no models/conditional_detr\.py there"):
         benchmark("loading", "--original", str(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.slow
+def test_damaged_files_and_broken_runs_end_in_one_line_and_the_same_weights(monkeypatch, tmp_path):
+    """A few of each kind; `python -m benchmarks.faults` does more."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(sys, "argv", ["faults", "--count", "3", "--output", str(tmp_path / "counts.json")])
+    importlib.import_module("benchmarks.faults").main()
+    counts = json.loads((tmp_path / "counts.json").read_text())
+    kinds = {"signals", "workers", "disk", "checkpoints", "json", "pictures", "models"}
+    assert kinds <= set(counts)
+    fine = {
+        "SIGTERM sent", "SIGINT sent", "SIGKILL sent", "complete all the same", "ended before the signal", "slow to end",
+        "killed", "too late", "explained", "not needed any more", "said", "continued", "refused in a line", "accepted",
+    }  # fmt: skip
+    for kind in kinds:
+        assert not set(counts[kind]) - fine, (kind, counts[kind])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="spawns processes over gloo")

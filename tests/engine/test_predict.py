@@ -129,3 +129,16 @@ def test_a_narrow_picture_is_not_made_huge():
         width, height = size
         drawn = draw_detections(torch.zeros(3, height, width, dtype=torch.uint8), [])
         assert max(drawn.size) == longest
+
+
+def test_the_truth_is_drawn_beside_what_is_found(model_folder, scenes, tmp_path, capsys):
+    images, file = scenes / "images/val", scenes / "annotations/val.json"
+    command = ["predict", "--model", str(model_folder), "--images", str(images), "--workers", "0"]
+    widths = []
+    for name, more in (("plain", []), ("beside", ["--truth", str(file)])):
+        assert main([*command, "--output", str(tmp_path / name), *more]) == 0
+        with Image.open(next((tmp_path / name).glob("*.jpg"))) as picture:
+            widths.append(picture.width)
+    assert widths[1] > 2 * widths[0]
+    assert main([*command, "--output", str(tmp_path / "other"), "--truth", str(model_folder / "config.json")]) == 1
+    assert "config.json is not COCO JSON" in capsys.readouterr().err
