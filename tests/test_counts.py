@@ -119,6 +119,30 @@ class HostReads(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
+class Sends(TorchFunctionMode):
+    """Counts what would be copied to the device, were there one."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name, named = getattr(function, "__name__", ""), (kwargs or {}).get("device")
+        moved = name in ("to", "cuda") and (named is not None or any(isinstance(a, torch.device) for a in args))
+        made = name in ("tensor", "as_tensor", "new_tensor") and (named is not None or name == "new_tensor")
+        self.count += moved or made
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_send_as_few_tensors_for_many_images_and_objects_as_for_one(family):
+    """Classes, boxes, which image each is of, and the assignment."""
+    for images, objects in ((1, 1), (8, 20)):
+        with Sends() as sends:
+            loss_of(family, images, objects)()
+        assert sends.count == 4
+
+
 class Operations(TorchDispatchMode):
     """Counts operations that PyTorch runs, of which each is a kernel on a GPU or a view."""
 
