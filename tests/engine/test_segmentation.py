@@ -78,13 +78,11 @@ def learned(four_scenes, tmp_path_factory):
     return output, train(by_heart(four_scenes, output))
 
 
-@pytest.mark.numeric
 def test_four_scenes_are_learned_by_heart(learned):
     _, metrics = learned
     assert metrics["PQ"] > 0.5 and metrics["mask_AP"] > 0.4 and metrics["AP"] > 0.5  # all above 0.9 where it was tried
 
 
-@pytest.mark.numeric
 def test_what_was_learned_is_saved_and_scores_the_same(learned, four_scenes, tmp_path):
     model, metrics = learned[0] / "model", learned[1]
     code = main(["eval", "--model", str(model), "--data", str(four_scenes), "--split", "train", "--workers", "0",
