@@ -207,12 +207,6 @@ def test_the_cards_snippet_runs_in_the_folder(family, package, tmp_path):
     with torch.no_grad():
         outputs = model(**processor(images=image, return_tensors="pt"))
     (result,) = processor.post_process_object_detection(outputs, target_sizes=[(120, 160)])
-    print(
-        "SCORES",
-        (
-            processor.post_process_object_detection(outputs, target_sizes=[(120, 160)], threshold=0.0)[0]["scores"]
-        ).tolist(),
-    )
     lines = done.stdout.splitlines()
     assert len(lines) == len(result["scores"]) > 0
     found = [

@@ -19,7 +19,7 @@ POLYGON = [[2, 2, 12, 2, 12, 9, 2, 9]]
 # Faults of one entry name it; others are of the file as a whole.
 ENTRY = re.compile(r"(images|annotations|categories)\[\d+\]")
 WHOLE = re.compile(
-    r"needs the lists|lists no|not one of|is not JSON|are not in|none of its|have no PNG|have the ids|another shape|"
+    r"needs the lists|lists no|not one of|is not JSON|are not in|none of its|have no PNG|have the ids|other way round|"
     r"seem to be|pixels of segment|no pixel of segment|no such file|no annotations|; image .* has"
 )
 

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,3 +78,27 @@ def test_signal_handlers_are_as_before():
 def test_without_processes_batches_come_as_they_are():
     with batches_of(loader(0)) as batches:
         assert [batch[0, 0].item() for batch, _ in zip(batches, range(3), strict=False)] == [0, 4, 8]
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = sys.argv[1].split(":")
+from test_workers import loader
+from conditional_detr.data.workers import batches_of
+
+def held():
+    with batches_of(loader()) as batches:
+        yield from batches
+
+kept = held()  # lives until Python ends
+next(kept)
+{ending}
+"""
+
+
+@pytest.mark.parametrize("ending", ["", "raise KeyError"])
+def test_a_program_ends_though_it_still_holds_batches(tmp_path, ending):
+    (tmp_path / "program.py").write_text(PROGRAM.replace("{ending}", ending))
+    paths = ":".join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run([sys.executable, str(tmp_path / "program.py"), paths], timeout=100, capture_output=True)
+    assert done.returncode == (1 if ending else 0), done.stderr

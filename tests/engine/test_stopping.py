@@ -16,7 +16,8 @@ from small_recipes import small_recipe
 
 from conditional_detr.checkpoints.files import read_json
 from conditional_detr.data.scenes import generate_scenes
-from conditional_detr.engine.checkpointing import checkpoints, newest_checkpoint
+from conditional_detr.engine import train as train_module
+from conditional_detr.engine.checkpointing import Pace, checkpoints, newest_checkpoint
 from conditional_detr.engine.stopping import StopRequest
 from conditional_detr.engine.train import Interrupted, TrainingError, train
 
@@ -88,13 +89,14 @@ def test_stopped_or_killed_in_an_evaluation(long_evaluation, undisturbed, tmp_pa
     run = tmp_path / "run"
     process = start(long_evaluation, run, **options())
     deadline = time.time() + 200
-    while not (run / "checkpoints/step-00000001.pt").exists() and time.time() < deadline and process.poll() is None:
+    while not (run / "checkpoints/step-00000002.pt").exists() and time.time() < deadline and process.poll() is None:
         time.sleep(0.005)
     os.killpg(process.pid, number) if number != signal.SIGKILL else process.kill()
     output, _ = process.communicate(timeout=60)
     if number != signal.SIGKILL:
         assert process.returncode == 128 + number, output
-        assert f"stopped by {signal.Signals(number).name}" in output.splitlines()[-1]
+        said = output.splitlines()[-1]  # what is said in an evaluation; after a step it is "state saved in"
+        assert f"stopped by {signal.Signals(number).name}; the last checkpoint is" in said
     left = time.time() + (20 if number == signal.SIGKILL else 1)  # orphans look for their parent every 5 s
     while runs(process.pid) and time.time() < left:
         time.sleep(0.1)
@@ -186,15 +188,38 @@ DAMAGES = [value for name, value in list(globals().items()) if name.startswith("
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_checkpoint_of_another_form_is_passed_over(long_evaluation, undisturbed, tmp_path, damage, caplog):
+def test_a_checkpoint_of_another_form_is_refused_before_it_is_used(long_evaluation, undisturbed, tmp_path, damage):
+    state = torch.load(checkpoints(undisturbed / "checkpoints")[-1], weights_only=True)
+    damage(state)
+    path = tmp_path / checkpoints(undisturbed / "checkpoints")[-1].name
+    torch.save(state, path)
+    with pytest.raises(TrainingError, match=rf"{path.name} is (damaged|not a checkpoint)"):
+        train(small_recipe(long_evaluation, tmp_path / "run", resume=str(path), **options()))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_put_aside(long_evaluation, undisturbed, tmp_path, caplog):
     run = shutil.copytree(undisturbed, tmp_path / "run")
     newest = checkpoints(run / "checkpoints")[-1]
     state = torch.load(newest, weights_only=True)
-    damage(state)
+    damage_optimizer_shapes(state)
     torch.save(state, newest)
+    torch.save(state, newest.with_name("step-00000900.pt"))
     train(small_recipe(long_evaluation, run, resume="auto", **options()))
-    assert f"{newest.name} is " in caplog.text and "trying the one before" in caplog.text
+    assert f"{newest.name} is damaged" in caplog.text and "trying the one before" in caplog.text
+    assert newest.with_name("step-00000900.aside").is_file()  # or it would be the newest again, and the new ones old
     assert_same_run(undisturbed, run)
+
+
+@pytest.mark.parametrize("resume", ["", "auto"])
+def test_a_run_without_a_usable_checkpoint_is_not_begun_anew(long_evaluation, undisturbed, tmp_path, resume):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    for path in checkpoints(run / "checkpoints"):
+        path.write_bytes(path.read_bytes()[:1000])
+    log = (run / "log.jsonl").read_text()
+    with pytest.raises(TrainingError, match="holds a run already" if not resume else "none of the 2 checkpoints"):
+        train(small_recipe(long_evaluation, run, resume=resume, **options()))
+    assert (run / "log.jsonl").read_text() == log
 
 
 def test_a_turned_bit_in_a_checkpoint_is_seen(undisturbed, tmp_path, caplog):
@@ -247,12 +272,22 @@ def test_running_out_of_memory_after_the_forward_pass_leaves_the_state_from_befo
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-def test_pace_counts_training_alone(scenes, tmp_path):
-    """Neither an evaluation nor the steps of the window before make it slower or faster."""
-    train(small_recipe(scenes, tmp_path, epochs=2, log_steps=4, batch_size=8))
-    seen = [row for row in rows(tmp_path) if row["kind"] == "train"]
-    assert [row["step"] for row in seen] == [4, 6]
-    assert all(0 <= row["data_share"] <= 1 and row["images_per_second"] > 0 for row in seen)
+def test_pace_is_of_the_steps_that_were_made():
+    """And not of `log_steps`, of which a window that ends early or begins on resuming has fewer."""
+    pace = Pace()
+    for _ in range(2):
+        pace.add(seconds=0.5, waiting=0.1, padding=0.25)
+    assert pace.shares(batch_size=8) == {"images_per_second": 16.0, "data_share": 0.2, "padding_share": 0.25}
+
+
+def test_synchronised_batch_norm_keeps_a_backbones_activations():
+    """PyTorch's own conversion drops those that timm's norms hold."""
+    backbone = small_model(backbone="efficientnet_lite0").eval().model.backbone
+    pixels = torch.randn(1, 3, 64, 64)
+    before = backbone(pixels, None)[0]
+    converted = train_module.convert_sync_batchnorm(backbone)
+    assert any(isinstance(part, torch.nn.SyncBatchNorm) for part in converted.modules())
+    torch.testing.assert_close(converted(pixels, None)[0], before)
 
 
 PROGRAM = r"""
@@ -300,7 +335,8 @@ def test_a_second_ctrl_c_stops_at_once_but_a_repeated_request_does_not(capfd):
     with StopRequest(say=True) as stop:
         with pytest.raises(Interrupted, match="training had not begun"):
             os.kill(os.getpid(), signal.SIGTERM)
-        stop.at_once = False
+        assert not stop.at_once
+        stop.signal = 0
         for number in (
             signal.SIGINT,
             signal.SIGINT,

@@ -3,13 +3,14 @@ and pictures of other sizes than the annotation file says."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
+from ..processing.reading import image_size
 from .entries import is_box
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ MOST_OUTSIDE = (
 FITTING = 0.99  # share of boxes that a form must explain
 FEWEST_BOXES = 10  # fewer boxes fit another form by chance
 LOOKED_AT = 200  # pictures whose headers are read: some hundredths of a second
-SAME_SHAPE = 0.02  # by how much the sides' ratio may differ where a picture is said to be another one's copy, resized
 
 FORMS = {
     "xyxy": "the corners x0, y0, x1, y1",
@@ -77,10 +77,10 @@ def check_dataset(dataset: CocoDataset) -> list[str]:
         What its user should look at: one line each.
 
     Raises:
-        ValueError: the boxes are of another form, or more than a twentieth of the pictures has another shape than the
-            annotation file says, so that boxes cannot be where their objects are.
+        ValueError: the boxes are of another form, or more than a twentieth of the pictures has width and height the other
+            way round than the annotation file says, so that boxes cannot be where their objects are.
     """
-    warnings = []
+    remarks = []
     outside, count = dataset.clipped + len(dataset.dropped), len(dataset.boxes) + len(dataset.dropped)
     if dataset.box_form is not None:
         what = FORMS[dataset.box_form]
@@ -91,38 +91,38 @@ def check_dataset(dataset: CocoDataset) -> list[str]:
             f"and height, in pixels: {CURES[dataset.box_form]}{cure}"
         )
     if outside > MOST_OUTSIDE * count:
-        warnings.append(
+        remarks.append(
             f"{outside} of {count} boxes reach outside their image or have no area; are they x, y, width and height in "
             "pixels, and are the images' width and height right?"
         )
-    return warnings + _check_sizes(dataset)
+    return remarks + _check_sizes(dataset)
 
 
 def _check_sizes(dataset: CocoDataset) -> list[str]:
     looked_at = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), LOOKED_AT)).round().astype(int)).tolist()
-    read, other_size, other_shape = 0, 0, 0
+    read, other_size, exchanged = 0, 0, 0
     example = ""
     for index in looked_at:
-        found = header_size(dataset.image_path(index))
+        found = header_sizes(dataset.image_path(index))
         if found is None:
             continue
         read += 1
         said = tuple(dataset.sizes[index].tolist())
-        if said in (found, found[::-1]) and (said == found or _is_turned(dataset.image_path(index))):
+        if said in found:
             continue
         other_size += 1
-        differs = abs(np.log(found[0] * said[1] / (found[1] * said[0]))) > SAME_SHAPE + 1 / min(*found, *said)
-        if differs or not example:
-            turned = " (width and height exchanged?)" if said == found[::-1] else ""
+        turned = said == found[0][::-1]
+        if turned or not example:
             example = (
-                f"{dataset.file_names[index]} has width × height {found[1]} × {found[0]}, the file says "
-                f"{said[1]} × {said[0]}{turned}"
+                f"{dataset.file_names[index]} has width × height {found[0][1]} × {found[0][0]}, the file says "
+                f"{said[1]} × {said[0]}"
             )
-        other_shape += bool(differs)
-    if other_shape > MOST_OUTSIDE * read:
+        exchanged += turned
+    if exchanged > MOST_OUTSIDE * read:
         raise ValueError(
-            f"{dataset.annotation_file}: {other_shape} of {read} pictures looked at have another shape than it says: "
-            f"{example}. Boxes cannot be right there: correct width and height in 'images', or give the right pictures"
+            f"{dataset.annotation_file}: {exchanged} of {read} pictures looked at have width and height the other way round "
+            f"than it says: {example}. Boxes cannot be right there: correct width and height in 'images', or give the right "
+            "pictures"
         )
     if other_size:
         return [
@@ -132,19 +132,12 @@ def _check_sizes(dataset: CocoDataset) -> list[str]:
     return []
 
 
-def header_size(path: Path) -> tuple[int, int] | None:
-    """Height and width of a picture as its file has them, from its header alone; None where it cannot be read."""
+def header_sizes(path: Path) -> list[tuple[int, int]] | None:
+    """Height and width of a picture as its EXIF tag turns it, and as its file has them, from its header alone; None where
+    it cannot be read, which is said when its pixels are."""
     try:
-        with Image.open(path) as picture:
-            return picture.height, picture.width
-    except Exception:  # Pillow raises nearly everything on damaged files; what is wrong is said when they are read
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [image_size(path), image_size(path, exif=False)]
+    except OSError:
         return None
-
-
-def _is_turned(path: Path) -> bool:
-    """Whether an EXIF tag lays the picture on its side."""
-    try:
-        with Image.open(path) as picture:
-            return picture.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:
-        return False

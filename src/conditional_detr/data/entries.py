@@ -7,6 +7,7 @@ fractions, "1" and true are not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -97,9 +98,7 @@ class Entries:
     ) -> NoReturn:
         """Raises ValueError about an id that no entry of another list has."""
         value = entry[field]
-        other: Any = (
-            int(value) if type(value) is str and value.lstrip("-").isdecimal() and len(value) < 1000 else str(value)
-        )
+        other: Any = int(value) if type(value) is str and re.fullmatch("-?[0-9]{1,999}", value) else str(value)
         hint = ""
         if other in known:
             kinds = ("string", "number") if type(value) is str else ("number", "string")

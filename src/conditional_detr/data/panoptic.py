@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .check import header_size
+from .check import header_sizes
 from .coco import CocoDataset, exist, index_annotations, listed_briefly, present_images, read_content
 from .entries import BOX, Entries, Id, brief, is_box
 from .masks import PanopticMasks, read_segment_map, segment_boxes
@@ -164,7 +164,7 @@ def _with_png(
     fitting = []
     for image in present:
         file, size = pngs / entries[image["id"]]["file_name"], (image["height"], image["width"])
-        if (found := header_size(file)) == size:
+        if (found := (header_sizes(file) or (None, None))[1]) == size:
             fitting.append(image)
         elif not skip_missing:
             what = "is not a readable image" if found is None else f"has {found[0]}×{found[1]} pixels"

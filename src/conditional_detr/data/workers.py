@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import threading
 from collections.abc import Iterator
@@ -31,22 +32,26 @@ def batches_of(loader: DataLoader) -> Iterator[Iterator[Any]]:
     Raises:
         WorkerDied: at the next batch after a process died.
     """
-    handled = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
-    handler = signal.getsignal(signal.SIGCHLD) if handled else None
     with _signals_blocked():
         batches = iter(loader)
-    if handled:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     workers = getattr(batches, "_workers", [])  # PyTorch has no public way to end a loader's processes
-    try:
-        yield _watched(batches, workers)
-    finally:
+
+    def end() -> None:
         for worker in workers:
             worker.kill()
         for worker in workers:
             worker.join()
-        if handled:
-            signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
+
+    # A generator that holds this block may live until Python ends, which would wait for the processes.
+    atexit.register(end)
+    try:
+        with _no_alarm_for_children():
+            try:
+                yield _watched(batches, workers)
+            finally:
+                end()
+    finally:
+        atexit.unregister(end)
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
@@ -66,6 +71,18 @@ def _signals_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _no_alarm_for_children() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        yield
+        return
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
 
 
 def _watched(batches: Iterator[Any], workers: list[Any]) -> Iterator[Any]:

@@ -27,6 +27,8 @@ class Progress:
     best: float = -1.0  # of the task's headline figure
     best_step: int = 0
     evaluations_since_best: int = 0
+    bad_images: int = 0  # times that a damaged image was left out of training, by the first process
+    mismatched_sizes: int = 0  # times that an image had another size than its annotations say
 
     @classmethod
     def of(cls, state: dict[str, Any]) -> Progress:
@@ -87,6 +89,15 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -
     return path
 
 
+def put_aside_after(folder: Path, step: int) -> None:
+    """Rename the checkpoints of later steps than the one that a run continues from: they are damaged, or of a line that
+    is given up, and would be taken for the newest."""
+    for path in checkpoints(folder):
+        if path.stem.removeprefix("step-").isdigit() and int(path.stem.removeprefix("step-")) > step:
+            path.replace(path.with_suffix(".aside"))
+            logger.warning("%s is put aside as %s", path, path.with_suffix(".aside").name)
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
     return sorted(folder.glob("step-*.pt"))
@@ -141,7 +152,8 @@ def check_form(path: Path, state: Any) -> None:
         if not isinstance(value := state.get(name), kind) and not (value is None and name not in kinds):
             raise ValueError(f"{path} is damaged: its {name} is of type {type(value).__name__}")
     progress = _with_evaluated_step(state["progress"])
-    if absent := [spec.name for spec in fields(Progress) if spec.name not in progress]:
+    required = ("step", "evaluated_step", "best", "best_step", "evaluations_since_best")
+    if absent := [name for name in required if name not in progress]:
         raise ValueError(f"{path} is damaged: its progress has no {absent[0]}")
     kept: list[tuple[str, type[Progress] | type[Pace], dict[str, Any]]] = [
         ("progress", Progress, progress), ("pace", Pace, state.get("pace") or {}),

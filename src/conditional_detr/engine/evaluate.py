@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,37 +127,38 @@ def predict_dataset(
     predictions = Predictions()
     loss = ValidationLoss(model.config, coco) if losses else None
     bad = []
-    found = detect(
+    results = detect(
         model, processor, sources, threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
         share=share, precision=precision, task=task, panoptic_threshold=panoptic_threshold, raw=losses,
         progress=progress,
     )  # fmt: skip
     asked = 0
-    for index, one in found:
-        if stop is not None and (asked := stop()):
-            break
-        if isinstance(one, str):
-            bad.append(one)
-            continue
-        if loss is not None:
-            loss.add(index, one["logits"], one["pred_boxes"])
-        image_id = coco.image_ids[index]
-        boxes = one["boxes"].clone()
-        boxes[:, 2:] -= boxes[:, :2]
-        masks = [{"segmentation": mask} for mask in one["masks"]] if "masks" in one else [{}] * len(boxes)
-        rows = zip(one["labels"].tolist(), boxes.tolist(), one["scores"].tolist(), masks, strict=True)
-        predictions.results += [
-            {"image_id": image_id, "category_id": category_of[label], "bbox": box, "score": score, **mask}
-            for label, box, score, mask in rows
-            if label in category_of
-        ]
-        if "segmentation" in one:
-            ids, segments = keep_classes(one["segmentation"], one["segments_info"], category_of)
-            row = panoptic_row(image_id, map_file_name(image_id, index), ids, segments, category_of)
-            predictions.maps.append((row, panoptic_png_bytes(ids)))
+    with closing(results) as found:
+        for index, one in found:
+            if stop is not None and (asked := stop()):
+                break
+            if isinstance(one, str):
+                bad.append(one)
+                continue
+            if loss is not None:
+                loss.add(index, one["logits"], one["pred_boxes"])
+            image_id = coco.image_ids[index]
+            boxes = one["boxes"].clone()
+            boxes[:, 2:] -= boxes[:, :2]
+            masks = [{"segmentation": mask} for mask in one["masks"]] if "masks" in one else [{}] * len(boxes)
+            rows = zip(one["labels"].tolist(), boxes.tolist(), one["scores"].tolist(), masks, strict=True)
+            predictions.results += [
+                {"image_id": image_id, "category_id": category_of[label], "bbox": box, "score": score, **mask}
+                for label, box, score, mask in rows
+                if label in category_of
+            ]
+            if "segmentation" in one:
+                ids, segments = keep_classes(one["segmentation"], one["segments_info"], category_of)
+                row = panoptic_row(image_id, map_file_name(image_id, index), ids, segments, category_of)
+                predictions.maps.append((row, panoptic_png_bytes(ids)))
     if bad:
         logger.warning("%d images could not be read and count as without detections; first: %s", len(bad), bad[0])
-    sums = [] if loss is None else [loss.sums]
+    sums = [] if loss is None else [loss.sums()]
     if many:
         parts: list[Any] = [None] * share[1]
         dist.all_gather_object(parts, (predictions, asked, sums))

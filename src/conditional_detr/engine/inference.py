@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -99,7 +99,7 @@ def detect(
     window: int | None = None,
     raw: bool = False,
     progress: Callable[[int], Any] | None = None,
-) -> Iterator[tuple[int, dict[str, Any] | str]]:
+) -> Generator[tuple[int, dict[str, Any] | str]]:
     """Detect in many images, batched by shape so that nothing is padded (or little; see `DetectionBase.canvas_step`).
 
     While a GPU computes a batch, the one before it becomes detections here, and workers decode the next ones.
@@ -129,20 +129,21 @@ def detect(
         RuntimeError: memory ran out; the message says what to do.
     """
     canvases = [canvas_of(source.size, processor, model.canvas_step) for source in sources]
-    free = free_memory(model.device)
-    refused: dict[int, str] = {}
-    for i, canvas in enumerate(canvases):
-        if (reason := too_large(canvas, model.device, model.dtype, free)) is not None:
-            refused[i] = f"{printable(sources[i].path)}: {reason}"
-            if not skip_bad:
-                raise ValueError(refused[i])
     batches: list[list[int]] = []
     step = window or max(1, len(sources))
     for first in range(0, len(sources), step):
-        near = [i for i in range(first, min(first + step, len(sources))) if i not in refused]
+        near = range(first, min(first + step, len(sources)))
         split = batches_of_canvases([canvases[i] for i in near], batch_size, model.device, _records(model))
         batches += [[near[i] for i in batch] for batch in split]
-    batches = batches[share[0] :: share[1]]
+    own = batches[share[0] :: share[1]]  # of what all processes split alike, whatever memory each of them has
+    free = free_memory(model.device)
+    refused: dict[int, str] = {}
+    for i in sorted(i for batch in own for i in batch):
+        if (reason := too_large(canvases[i], model.device, model.dtype, free)) is not None:
+            refused[i] = f"{printable(sources[i].path)}: {reason}"
+            if not skip_bad:
+                raise ValueError(refused[i])
+    batches = [kept for batch in own if (kept := [i for i in batch if i not in refused])]
     loader = DataLoader(
         PreparedImages(sources, processor),
         batch_sampler=batches,
@@ -169,7 +170,7 @@ def detect(
             progress(len(samples))
 
     wanted = Wanted(threshold, task, panoptic_threshold, raw)
-    if share[0] == 0 and refused:
+    if refused:
         yield from refused.items()
         if progress is not None:
             progress(len(refused))

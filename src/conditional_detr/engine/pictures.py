@@ -12,8 +12,9 @@ from PIL import Image
 
 from ..checkpoints.files import write_atomically
 from ..data.coco import CocoDataset, read_coco
-from ..data.loading import Batch, read_sized_image
+from ..data.loading import Batch
 from ..losses.boxes import cxcywh_to_xyxy
+from ..processing.reading import read_resized
 from .detector import Detection
 from .drawing import draw_comparison, draw_detections
 
@@ -121,8 +122,9 @@ def draw_validation(path: Path, results: Sequence[dict[str, Any]], coco: CocoDat
     class_of = {number: i for i, number in enumerate(coco.category_ids)}
     tiles = []
     for i in chosen:
+        size = (int(coco.sizes[i][0]), int(coco.sizes[i][1]))
         try:
-            image = read_sized_image(coco.image_path(i), *coco.sizes[i].tolist())
+            image = read_resized(coco.image_path(i), tile_size, expected=size)
         except (OSError, ValueError):
             continue  # it has been reported already
         truth = objects_of(coco, i)
@@ -132,12 +134,16 @@ def draw_validation(path: Path, results: Sequence[dict[str, Any]], coco: CocoDat
             number = class_of[row["category_id"]]
             box = (x, y, x + width, y + height)
             found.append(Detection(coco.category_names[number], row["score"], box, number, row.get("segmentation")))
-        size = (int(coco.sizes[i][0]), int(coco.sizes[i][1]))
-        if (image.shape[-2], image.shape[-1]) == size:
-            tiles.append(draw_comparison(image, found, truth))
+        tiles.append(draw_comparison(image, found, truth, size=size))
     if tiles:
         sheet = contact_sheet(tiles, columns=2, side=2 * TILE)
         write_atomically(path, lambda beside: sheet.save(beside, format="JPEG", quality=90))
+
+
+def tile_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width at which an image is drawn: no side much longer than its place on the sheet."""
+    factor = min(1.0, 2 * TILE / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def objects_of(coco: CocoDataset, image: int) -> list[Detection]:

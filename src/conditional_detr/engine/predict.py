@@ -32,7 +32,7 @@ NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 SUFFIXES = frozenset(
     suffix for suffix, name in Image.registered_extensions().items() if name not in NOT_PICTURES and name in Image.OPEN
 ) | {".mpo"}  # opened as JPEG
-WINDOW = 16  # batches of images that follow one another are grouped by shape; predictions wait for so many at most
+WINDOW = 64  # batches of images that follow one another are grouped by shape; predictions wait for so many at most
 LONGEST_STEM = 200  # bytes, of 255 that most file systems allow: endings and temporary names need some
 
 

@@ -53,7 +53,7 @@ class StopRequest:
 
     Attributes:
         signal: the number of the signal that asked to stop; 0 before any did.
-        at_once: there is nothing to save: stop by raising Interrupted.
+        at_once: stop by raising Interrupted wherever the program is: nothing is half-done there.
     """
 
     def __init__(self, say: bool) -> None:
@@ -72,9 +72,10 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.at_once:
-            raise Interrupted(number, "training had not begun")
         now = time.monotonic()
+        if self.at_once:
+            self.at_once, self.signal, self.asked_at = False, number, now
+            raise Interrupted(number, "training had not begun")
         if not self.signal:
             self.signal, self.asked_at = number, now
             if self.say:  # print could be what the signal interrupted

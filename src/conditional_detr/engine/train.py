@@ -13,8 +13,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ import torch.distributed as dist
 import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -43,7 +44,7 @@ from .checkpointing import (
     check_fit,
     check_form,
     checkpoints,
-    newest_checkpoint,
+    put_aside_after,
     read_checkpoint,
     readable_checkpoints,
     save_checkpoint,
@@ -133,7 +134,7 @@ class _Run:
         self.steps_per_epoch = self.batches.steps_per_epoch
         self.total_steps = recipe.epochs * self.steps_per_epoch
         self.progress, self.pace = Progress(), Pace()
-        self.bad_images = self.mismatched_sizes = self.stop_agreed = 0
+        self.stop_agreed = 0
 
         found = self._of_first_process(self._continue)
         if found is None or not self.main:  # on the first process it is built already
@@ -184,11 +185,12 @@ class _Run:
         for the one before, unless it was asked for by name."""
         folder, resume = self.output / "checkpoints", self.recipe.resume
         if not resume:
-            if newest_checkpoint(folder):
+            if checkpoints(folder):
                 raise TrainingError(
                     f"{self.output} holds a run already: continue it with --resume auto, or choose another --output"
                 )
             return None
+        remove_leftovers(self.output)
         if resume != "auto":
             try:
                 state = read_checkpoint(Path(resume))
@@ -196,7 +198,6 @@ class _Run:
             except ValueError as error:
                 raise TrainingError(str(error)) from None
             return Path(resume), state
-        remove_leftovers(self.output)
         for path, state in readable_checkpoints(folder):
             try:
                 self._build_as_saved(path, state)
@@ -204,6 +205,11 @@ class _Run:
                 logger.warning("%s; trying the one before", error)
             else:
                 return path, state
+        if found := checkpoints(folder):
+            raise TrainingError(
+                f"none of the {len(found)} checkpoints in {folder} can be used: see above. Start a new run with another "
+                f"--output, and --init_from {self.output / 'best'} if that is there"
+            )
         return None
 
     def _build_as_saved(self, path: Path, state: dict[str, Any]) -> None:
@@ -242,22 +248,36 @@ class _Run:
             torch.set_num_threads(recipe.threads)
         self.model, self.notes = build_model(recipe, self.train_set, state)
         if recipe.sync_batch_norm and self.world > 1:
-            self.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            self.model = convert_sync_batchnorm(self.model)  # PyTorch's own would drop timm's activations
         self.model.to(self.device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(recipe, self.model)
         self.ema = moving_average(self.model, recipe.ema) if recipe.ema else None
         if state is None:
             return
-        if not recipe.threads and state.get("threads", 0) not in (0, torch.get_num_threads()):
-            torch.set_num_threads(state["threads"])  # another number adds up in another order
-            self.notes.append(f"{state['threads']} threads, as before")
+        self._take_threads(state.get("threads", 0))
         check_fit(state, self.model, self.optimizer, self.ema)
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        own = self.optimizer.state_dict()["param_groups"]  # checked to be the same where they matter
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         if state.get("scaler") and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+            try:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            except (KeyError, TypeError, RuntimeError) as error:
+                raise ValueError(f"its scaler cannot be used: {error}") from None
+
+    def _take_threads(self, before: int) -> None:
+        """Compute with as many threads as before, since another number adds up in another order; not against the user's
+        word, and with no more than there are cores."""
+        said = self.recipe.threads or os.environ.get("OMP_NUM_THREADS")
+        if before in (0, torch.get_num_threads()) or self.device.type != "cpu":
+            return
+        if said or before > (os.cpu_count() or 1):
+            self.notes.append(f"{torch.get_num_threads()} threads, {before} before: figures will differ by rounding")
+        else:
+            torch.set_num_threads(before)
+            self.notes.append(f"{before} threads, as before")
 
     def _introduce(self) -> None:
         """Say what is about to happen, and write the effective configuration beside the run."""
@@ -286,6 +306,8 @@ class _Run:
     def train(self) -> dict[str, Any]:
         self.output.mkdir(parents=True, exist_ok=True)
         self.journal.start(self.progress.step, self.progress.evaluated_step)
+        if self.main:
+            put_aside_after(self.output / "checkpoints", self.progress.step)
         self._introduce()
         self.accelerator.init_trackers("tensorboard")
         self.stop.at_once = False
@@ -308,15 +330,13 @@ class _Run:
                 if self._has_ended():
                     break
                 started = time.perf_counter()
-                try:
-                    micro_batches: list[Batch] = [next(batches) for _ in range(recipe.accumulate)]
-                except WorkerDied as error:
-                    raise TrainingError(
-                        f"{error}. The state is saved in {self._write_checkpoint()}. {CONTINUE}"
-                    ) from error
+                micro_batches = self._wait_for(batches)
                 waited = time.perf_counter() - started
                 if self.main and not (self.output / "batch.jpg").exists():
-                    draw_batch(self.output / "batch.jpg", micro_batches[0], self.train_set.category_names)
+                    with suppress(
+                        OSError
+                    ):  # a picture is not worth a run; the checkpoint will say that the disk is full
+                        draw_batch(self.output / "batch.jpg", micro_batches[0], self.train_set.category_names)
                 bad = [message for batch in micro_batches for message in batch.bad_images]
                 if bad and not recipe.skip_bad_images:
                     raise TrainingError(f"{bad[0]}. {REPAIR}")
@@ -330,6 +350,20 @@ class _Run:
                 if progress.step % recipe.log_steps == 0 or progress.step == self.total_steps:
                     self._log(losses())
                 self._save_and_stop_if_due()
+
+    def _wait_for(self, batches: Iterator[Batch]) -> list[Batch]:
+        """The next step's micro-batches. Where a process is alone, it stops waiting when it is asked to stop: a disk far
+        away may never answer."""
+        try:
+            self.stop.at_once = self.world == 1
+            try:
+                return [next(batches) for _ in range(self.recipe.accumulate)]
+            finally:
+                self.stop.at_once = False
+        except WorkerDied as error:
+            raise TrainingError(f"{error}. The state is saved in {self._write_checkpoint()}. {CONTINUE}") from error
+        except Interrupted as stopped:
+            raise Interrupted(stopped.signal, f"state saved in {self._save()}. {CONTINUE}") from None
 
     def _has_ended(self) -> bool:
         if self._stopping_early():
@@ -379,8 +413,8 @@ class _Run:
             torch._foreach_copy_(self.statistics_before, self.statistics)
         totals: list[dict[str, Tensor]] = []
         for i, batch in enumerate(micro_batches):
-            self.bad_images += len(batch.bad_images)
-            self.mismatched_sizes += batch.mismatched_sizes
+            self.progress.bad_images += len(batch.bad_images)
+            self.progress.mismatched_sizes += batch.mismatched_sizes
             pixels, mask, labels = self._on_device(batch)
             last = i == len(micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.ddp):
@@ -447,7 +481,7 @@ class _Run:
             ids = [i for own in everyone for i in own]
         step = self.progress.step
         self._forget_step()
-        if all(bool(t.isfinite().all()) for t in self.model.state_dict().values() if t.is_floating_point()):
+        if all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):  # the same in every process
             saved = f"the state from before it is in {self._save()}"
         else:
             earlier = checkpoints(self.output / "checkpoints")
@@ -581,9 +615,10 @@ class _Run:
             self._write_model(self.output / "model", summary, model)
             write_json(self.output / "metrics.json", summary)
             self.journal.draw_curves()
-        if self.bad_images or self.mismatched_sizes:
+        bad, mismatched = self.progress.bad_images, self.progress.mismatched_sizes
+        if bad or mismatched:
             self.journal.say(
-                f"{self.bad_images} times a damaged image was left out, {self.mismatched_sizes} times an image had "
+                f"{bad} times a damaged image was left out, {mismatched} times an image had "
                 "another size than its annotations say (boxes were scaled with it)"
             )
         if summary:

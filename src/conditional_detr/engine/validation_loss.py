@@ -14,6 +14,7 @@ from ..losses.boxes import xyxy_to_cxcywh
 from ..losses.criterion import LossNormalizers, count_normalizers, detection_loss
 
 NAMES = ("loss_ce", "loss_bbox", "loss_giou")
+AT_ONCE = 64  # images: one by one, most of the time would go into calling operations
 OWN_SUM = LossNormalizers(1.0, 1.0)  # divides by nothing
 
 
@@ -24,7 +25,8 @@ class ValidationLoss:
         self.config, self.coco = config, coco
         labels = [config.id2label[i] for i in range(config.num_labels)]
         self.class_of = np.array(classes_by_name(coco.category_names, labels))
-        self.sums = dict.fromkeys(("boxes", "class_weight", *NAMES), 0.0)
+        self._sums = dict.fromkeys(("boxes", "class_weight", *NAMES), 0.0)
+        self._waiting: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
 
     def add(self, index: int, logits: Tensor, boxes: Tensor) -> None:
         """Count an image of the data set in. logits: (Q, C or C + 1); boxes: (Q, 4) cxcywh, relative."""
@@ -37,12 +39,27 @@ class ValidationLoss:
             "class_labels": torch.from_numpy(self.class_of[coco.classes[rows]]),
             "boxes": xyxy_to_cxcywh(corners),
         }
-        _, parts = detection_loss(self.config, logits[None, None], boxes[None, None], [label], OWN_SUM)
-        count = count_normalizers(self.config, [label])
-        self.sums["boxes"] += count.boxes
-        self.sums["class_weight"] += count.class_weight
+        self._waiting.append((logits, boxes, label))
+        if len(self._waiting) == AT_ONCE:
+            self._count()
+
+    def sums(self) -> dict[str, float]:
+        """The sums over all images so far, for `mean_losses`."""
+        if self._waiting:
+            self._count()
+        return self._sums
+
+    def _count(self) -> None:
+        logits, boxes, labels = zip(*self._waiting, strict=True)
+        self._waiting = []
+        _, parts = detection_loss(
+            self.config, torch.stack(logits)[None], torch.stack(boxes)[None], list(labels), OWN_SUM
+        )
+        count = count_normalizers(self.config, list(labels))
+        self._sums["boxes"] += count.boxes
+        self._sums["class_weight"] += count.class_weight
         for name in NAMES:
-            self.sums[name] += parts[name].item()
+            self._sums[name] += parts[name].item()
 
 
 def mean_losses(config: DetectionConfig, sums: Iterable[dict[str, float]]) -> dict[str, float]:

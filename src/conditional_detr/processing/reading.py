@@ -120,14 +120,19 @@ def read_resized(
         return resize(narrow, size, resample)
 
 
-def image_size(source: ImageFile) -> tuple[int, int]:
-    """Height and width of an image file as it is seen (EXIF applied), from its header alone; the pixels may be damaged.
+def image_size(source: ImageFile, exif: bool = True) -> tuple[int, int]:
+    """Height and width of an image file as it is seen, from its header alone; the pixels may be damaged.
+
+    Args:
+        exif: turned as its EXIF orientation says; else as the file has it.
 
     Raises:
         OSError: see `read_image`.
     """
     with _opened(source) as image:
         size = image.height, image.width
+        if not exif:
+            return size
         # Pillow would decode all of a PNG to see whether its EXIF block comes after the pixels.
         if image.format == "PNG" and "exif" not in image.info and not _has_late_text(image.fp):  # type: ignore[attr-defined]
             return _turned(size, _orientation(Image.Image.getexif(image)))
