@@ -33,7 +33,7 @@ from conditional_detr import Detector
 from conditional_detr.data.coco import read_coco
 from conditional_detr.data.panoptic import read_panoptic
 from conditional_detr.data.scenes import generate_scenes
-from conditional_detr.engine.checkpointing import checkpoints
+from conditional_detr.engine.checkpointing import checkpoints, newest_checkpoint
 from conditional_detr.engine.coco_metrics import coco_metrics
 from conditional_detr.engine.predict import find_images, predict
 
@@ -97,8 +97,8 @@ def left_by(output: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("model", "best"):
         found[name] = load_file(output / name / "model.safetensors") if (output / name).is_dir() else None
-    if newest := checkpoints(output / "checkpoints"):
-        found["checkpoint"] = torch.load(newest[-1], weights_only=True)["model"]
+    if newest := newest_checkpoint(output / "checkpoints"):
+        found["checkpoint"] = newest[1]["model"]
     for name in ("metrics.json", "best/metrics.json"):
         found[name] = (output / name).read_text() if (output / name).is_file() else None
     clocks = ("time", "images_per_second", "data_share")

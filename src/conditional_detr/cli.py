@@ -200,6 +200,10 @@ def _take_recipe_files(arguments: list[str]) -> tuple[list[str], list[Path]]:
             raise UsageError("--config needs a value (cdetr recipes lists those that are shipped)")
     if not names and _given(others, "--resume") == "auto":
         own = Path(_given(others, "--output")) / "recipe.yaml"
+        if _given(others, "--output") and not own.is_file() and not _given(others, "--data"):
+            raise UsageError(
+                f"{own.parent} holds no run to continue (there is no {own}); give --config and --data for a new one"
+            )
         return others, [own] if _given(others, "--output") and own.is_file() else []
     try:
         return others, [find_recipe(name) for name in names]
@@ -410,10 +414,16 @@ def _predict(arguments: list[str]) -> None:
     values["workers"] = worker_count(values["workers"], detector.model.device)
     with _progress("predicting", len(images), True) as advance:
         found, bad, first = 0, 0, ""
-        for row in predictions(detector, images, output, progress=advance, **values):
-            found += len(row.get("detections", ()))
-            if "error" in row:
-                bad, first = bad + 1, first or row["error"]
+        done = 0
+        try:
+            for row in predictions(detector, images, output, progress=advance, **values):
+                done += 1
+                found += len(row.get("detections", ()))
+                if "error" in row:
+                    bad, first = bad + 1, first or row["error"]
+        except KeyboardInterrupt:
+            print(f"{done} of {len(images)} images are in {printable(output / 'predictions.jsonl')}", file=sys.stderr)
+            raise
     pictures = ", pictures beside it" if values["draw"] else ""
     print(f"detections in {len(images) - bad} images: {found}, in {printable(output / 'predictions.jsonl')}{pictures}")
     if bad:

@@ -11,6 +11,7 @@ from conditional_detr.engine.starting import read_split_files
 FORMS = {
     "x0, y0, x1, y1": lambda x, y, w, h: [x, y, x + w, y + h],
     "their centre": lambda x, y, w, h: [x + w / 2, y + h / 2, w, h],
+    "y, x, height": lambda x, y, w, h: [y, x, h, w],
     "fractions": lambda x, y, w, h: [x / 40, y / 30, w / 40, h / 30],
 }
 

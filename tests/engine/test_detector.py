@@ -88,3 +88,13 @@ def test_a_failed_allocation_is_one_line_of_advice():
         torch.empty(2**55)
     with pytest.raises(RuntimeError, match="size of tensor"), enough_memory(torch.device("cpu")):
         torch.zeros(2) + torch.zeros(3)
+
+
+def test_what_yields_images_gives_a_list_for_each(folder, scenes):
+    path = folder()
+    detector = Detector.from_pretrained(path, device="cpu", dtype="float32")
+    files = sorted((scenes / "images/val").iterdir())[:2]
+    assert detector(iter(files), threshold=0.0) == detector(files, threshold=0.0) == detector.detect(files, 0.0)
+    assert detector(iter([])) == []
+    with pytest.raises(ValueError, match="dtype must be a floating-point type or 'auto', got 'half16'"):
+        Detector.from_pretrained(path, dtype="half16")

@@ -344,7 +344,7 @@ def test_a_second_ctrl_c_stops_at_once_but_a_repeated_request_does_not(capfd):
         ):  # torchrun sends it on to whom it was sent already
             os.kill(os.getpid(), number)
         assert stop.signal == signal.SIGINT
-        assert capfd.readouterr().err.count("stopping after this step; Ctrl-C again stops at once") == 1
+        assert capfd.readouterr().err.count("stopping after this step; Ctrl-C again stops without saving") == 1
         stop.asked_at -= 2
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

@@ -86,7 +86,7 @@ class PretrainedModel(nn.Module):
             TypeError: an override that no configuration has.
             ValueError: the files are damaged, are of another model type, or do not fit the model; weights are named.
         """
-        dtype, device = _named_dtype(dtype or torch_dtype), _named_device(device_map)
+        dtype, device = named_dtype(dtype or torch_dtype), _named_device(device_map)
         overrides = _known_overrides(cls.config_class, overrides)
         files = dict(
             revision=revision,
@@ -354,7 +354,7 @@ def _known_overrides(config_class: type[DetectionConfig], overrides: dict[str, A
     return overrides
 
 
-def _named_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def named_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """None for "auto", float32 for None."""
     if dtype == "auto":
         return None

@@ -26,12 +26,15 @@ LOOKED_AT = 200  # pictures whose headers are read: some hundredths of a second
 FORMS = {
     "xyxy": "the corners x0, y0, x1, y1",
     "centre": "their centre, width and height",
+    "exchanged": "y, x, height and width",
     "normalised": "fractions of the image's sides, 0…1",
 }
 CURES = {
     "xyxy": "write [x0, y0, x1 - x0, y1 - y0]",
     "centre": "write [cx - width / 2, cy - height / 2, width, height]",
-    "normalised": "multiply x and width by the image's width, y and height by its height",
+    "exchanged": "write [x, y, width, height]",
+    "normalised": "multiply x and width by the image's width, y and height by its height (and if they are YOLO's, of the "
+    "centre, subtract half of width and height)",
 }
 
 
@@ -65,6 +68,7 @@ def box_form(annotations: Sequence[Mapping[str, Any]], sizes: Mapping[Any, tuple
     fits = {
         "xyxy": share_inside(a, b, c, d),
         "centre": share_inside(a - c / 2, b - d / 2, a + c / 2, b + d / 2),
+        "exchanged": share_inside(b, a, b + d, a + c),
     }
     best = max(fits, key=lambda name: fits[name])
     return best if fits[best] >= FITTING else None

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checkpoints.pretrained import named_dtype
 from ..checkpoints.reading import HUB_OPTIONS, has_masks, model_family
 from ..config import Task
 from ..models.detection import DETECTORS, DetectionHead
@@ -146,7 +147,7 @@ class Detector:
         name: str | Path,
         *,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         compile: bool = False,
         image_size: int | None = None,
         max_size: int | None = None,
@@ -157,7 +158,7 @@ class Detector:
         Args:
             name: a saved model's folder, an original `.pth` file, or a hub name.
             device: None takes the best there is.
-            dtype: of weights and computation, `torch.bfloat16` or `torch.float16`; None is float32. Heads and reference
+            dtype: of weights and computation, `torch.bfloat16` or `torch.float16`, or its name; None is float32. Heads and reference
                 points are computed in float32 always.
             compile: compile the model, see `models.inference.compile_model`; a warning where there is no compiler.
             image_size: short side in pixels that images are resized to; None is what the model was saved with.
@@ -170,7 +171,8 @@ class Detector:
         Raises:
             OSError, ValueError: see the models' `from_pretrained`; or the device is not there or lacks the type.
         """
-        place, kind = best_device() if device is None else _existing_device(device), dtype or torch.float32
+        place = best_device() if device is None else _existing_device(device)
+        kind = named_dtype(dtype) or torch.float32
         check_dtype(place, kind)
         files = {option: options[option] for option in HUB_OPTIONS if option in options}
         family = model_family(name, **files)
@@ -191,7 +193,7 @@ class Detector:
     def __call__(self, image: Any, threshold: float = 0.5) -> list[Detection]: ...
 
     def __call__(self, image: Any, threshold: float = 0.5) -> Any:
-        """Detect in one image; best first. In a list of images, or a batch (B, 3, H, W), the same as `detect`.
+        """Detect in one image; best first. In several (a list, a batch (B, 3, H, W), or what yields images), as `detect`.
 
         Args:
             image: a path, a PIL image, an array or a tensor (H, W), (3, H, W) or (H, W, 3), uint8 or floats in 0…1; the
@@ -202,7 +204,7 @@ class Detector:
             OSError, TypeError, ValueError, RuntimeError: see `detect`.
         """
         found = self.detect(image, threshold)
-        return found if _is_many(image) else found[0]
+        return found if _is_many(image) or _yields_images(image) else found[0]
 
     def detect(self, images: Any, threshold: float = 0.5) -> list[list[Detection]]:
         """Detect in several images; what each gives does not depend on the others.

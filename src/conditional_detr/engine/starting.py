@@ -98,7 +98,7 @@ def _build(
             raise ValueError(
                 "model.backbone_norm 'frozen' keeps statistics, stem and first stage as they are, which needs "
                 "pretrained weights: set model.use_pretrained_backbone true, or --init_from, or "
-                "model.backbone_norm batch to train from scratch"
+                "model.backbone_norm batch to train from scratch. Or take a recipe: --config finetune, --config scratch_small"
             )
         model = model_class(config)
     size = sum(p.numel() for p in model.parameters())

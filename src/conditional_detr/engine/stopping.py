@@ -79,6 +79,7 @@ class StopRequest:
         if not self.signal:
             self.signal, self.asked_at = number, now
             if self.say:  # print could be what the signal interrupted
-                os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+                again = b"; Ctrl-C again stops without saving" if number == signal.SIGINT else b""
+                os.write(2, b"\nstopping after this step" + again + b"\n")
         elif number == signal.SIGINT and now - self.asked_at > SAME_REQUEST_SECONDS:
             raise KeyboardInterrupt

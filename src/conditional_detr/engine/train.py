@@ -295,6 +295,10 @@ class _Run:
             f"{self.total_steps} steps of {recipe.batch_size} images ({recipe.epochs} epochs) on {self.world} × {self.device}, "
             f"{recipe.precision}; output in {self.output}"
         )
+        if recipe.warmup_steps >= self.total_steps:
+            say(
+                f"warning: all {self.total_steps} steps are warm-up ({recipe.warmup_steps}): the rates never reach lr; set warmup_steps"
+            )
         for note in self.notes:
             say(note)
         if self.main:
