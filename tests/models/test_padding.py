@@ -8,8 +8,8 @@ from small_models import FAMILIES, randomise, small_model
 
 pytestmark = pytest.mark.numeric
 
-SIZES = ((257, 411), (320, 199))
-CANVASES = ((320, 411), (333, 450), (384, 512))
+SIZES = ((129, 211), (160, 99))
+CANVASES = ((160, 211), (173, 250), (192, 256))
 
 
 def canvas_of(images, size):
