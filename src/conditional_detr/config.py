@@ -12,6 +12,8 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 from typing_extensions import Self
 
+from .options import is_text, shown
+
 Task = Literal["detection", "instance", "panoptic"]
 ACTIVATIONS = ("relu", "gelu", "silu")
 BACKBONE_NORMS = ("frozen", "batch", "group")
@@ -209,7 +211,7 @@ class DetectionConfig:
                     f"{type(self).__name__}: {name} must map 0…{len(value) - 1} to the names of {len(value)} classes, "
                     f"each number once; got {shown(key)}"
                 )
-            if isinstance(label, bool) or not isinstance(label, str | Real) or not _is_text(str(label)):
+            if isinstance(label, bool) or not isinstance(label, str | Real) or not is_text(str(label)):
                 raise ValueError(f"{type(self).__name__}: {name} must have text for class {number}, got {shown(label)}")
             names[int(number)] = str(label)
         return dict(sorted(names.items()))
@@ -374,13 +376,6 @@ class DetrConfig(DetectionConfig):
 CONFIG_CLASSES: dict[str, type[DetectionConfig]] = {c.model_type: c for c in (ConditionalDetrConfig, DetrConfig)}
 
 
-def shown(value: Any) -> str:
-    """A wrong value for a message: one short line, whatever it is."""
-    text = ascii(value) if isinstance(value, str) and not _is_text(value) else repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
 def _numbered_labels(count: int) -> dict[int, str]:
     return {i: f"LABEL_{i}" for i in range(count)}
 
@@ -392,12 +387,3 @@ def _is_integer(value: Any, low: float, high: float) -> bool:
 def _is_number(value: Any, low: float, high: float) -> bool:
     """Whether `value` is a number in the range, which NaN is not."""
     return isinstance(value, Real) and not isinstance(value, bool) and bool(low <= value <= high)  # type: ignore[operator]
-
-
-def _is_text(value: str) -> bool:
-    """Whether a string can be written: JSON can hold halves of characters."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

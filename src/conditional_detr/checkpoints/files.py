@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..config import shown
+from ..options import shown
 
 LEFTOVER = re.compile(r"\..+\.([1-9]\d*)\.part", re.DOTALL)  # the names that `write_atomically` gives
 DAY = 86_400.0  # seconds

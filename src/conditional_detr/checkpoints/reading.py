@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ..config import CONFIG_CLASSES, DetectionConfig, shown
+from ..config import CONFIG_CLASSES, DetectionConfig
+from ..options import shown
 from .files import read_json, read_pickled, read_weights
 from .hub import find_file
 from .names import MASK_PREFIXES, without_detector_prefix

@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ..checkpoints.files import read_json
+from ..options import shown
 from ..processing.annotations import run_lengths
 from .check import MOST_OUTSIDE, box_form
-from .entries import BOX, Entries, Id, brief, is_box
+from .entries import BOX, Entries, Id, is_box
 from .masks import InstanceMasks, PanopticMasks
 from .sharing import Shared
 
@@ -411,7 +412,7 @@ def _categories(
             continue
         if number in names:
             entries.fault(
-                position, category, f"two categories have the id {brief(number)}: {names[number]!r} and {name!r}"
+                position, category, f"two categories have the id {shown(number)}: {names[number]!r} and {name!r}"
             )
         if name in known:
             entries.fault(
@@ -452,7 +453,7 @@ def present_images(
         entries.check(position, image)
         number = entries.id(position, image, "id")
         if number in read:
-            entries.fault(position, image, f"two images have the id {brief(number)}")
+            entries.fault(position, image, f"two images have the id {shown(number)}")
         height, width = entries.size(position, image)
         name = entries.text(position, image, "file_name")
         read[number] = {"id": number, "file_name": name, "height": height, "width": width}

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..options import is_text, shown
+
 NUMBERS = frozenset((int, float))  # types, so that true is none
 LARGEST = 1e9  # of a coordinate, in pixels: float32 has no more use for larger ones, and arithmetic stays finite
 LARGEST_AREA = 1e18  # in square pixels
@@ -31,12 +33,12 @@ class Entries:
 
     def fault(self, position: int, entry: Any, what: str) -> NoReturn:
         """Raises ValueError about one entry."""
-        number = f" (id {brief(entry['id'])})" if isinstance(entry, Mapping) and "id" in entry else ""
+        number = f" (id {shown(entry['id'])})" if isinstance(entry, Mapping) and "id" in entry else ""
         raise ValueError(f"{self.path}: {self.name}[{position}]{number}: {what}")
 
     def wrong(self, position: int, entry: Any, field: str, expected: str) -> NoReturn:
         """Raises ValueError about one field."""
-        found = f"is {brief(entry[field])}" if field in entry else "is missing"
+        found = f"is {shown(entry[field])}" if field in entry else "is missing"
         self.fault(position, entry, f"{field} {found}; expected {expected}")
 
     def id(self, position: int, entry: Any, field: str) -> Id:
@@ -51,12 +53,12 @@ class Entries:
     def check(self, position: int, entry: Any) -> None:
         """Raises ValueError unless the entry is a JSON object."""
         if type(entry) is not dict:
-            self.fault(position, entry, f"is {brief(entry)}; expected an object with fields")
+            self.fault(position, entry, f"is {shown(entry)}; expected an object with fields")
 
     def text(self, position: int, entry: dict[str, Any], field: str) -> str:
         """A string that can be the name of a file."""
         value = entry.get(field)
-        if type(value) is not str or not value or "\0" in value or not _encodes(value):
+        if type(value) is not str or not value or "\0" in value or not is_text(value):
             self.wrong(position, entry, field, "the name of a file")
         return value
 
@@ -102,8 +104,8 @@ class Entries:
         hint = ""
         if other in known:
             kinds = ("string", "number") if type(value) is str else ("number", "string")
-            hint = f", where it is the {kinds[1]} {brief(other)} and here the {kinds[0]}: write both alike"
-        self.fault(position, entry, f"{field} is {brief(value)}, which is not in '{where}'{hint}")
+            hint = f", where it is the {kinds[1]} {shown(other)} and here the {kinds[0]}: write both alike"
+        self.fault(position, entry, f"{field} is {shown(value)}, which is not in '{where}'{hint}")
 
 
 def is_box(box: Any) -> bool:
@@ -126,17 +128,3 @@ def is_box(box: Any) -> bool:
 def id_order(value: Id) -> tuple[bool, Id]:
     """A key that sorts ids: numbers first."""
     return isinstance(value, str), value
-
-
-def brief(value: Any) -> str:
-    """A value for one line of a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:50] + "…"
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..options import shown
 from .check import header_sizes
 from .coco import CocoDataset, exist, index_annotations, listed_briefly, present_images, read_content
-from .entries import BOX, Entries, Id, brief, is_box
+from .entries import BOX, Entries, Id, is_box
 from .masks import PanopticMasks, read_segment_map, segment_boxes
 
 
@@ -97,7 +98,7 @@ def _entries(path: Path, rows: Sequence[Any], image_ids: dict[Id, Any]) -> dict[
         if image not in image_ids:
             entries.unknown(position, row, "image_id", image_ids, "images")
         if image in found:
-            entries.fault(position, row, f"image_id: two entries are of the same image {brief(image)}")
+            entries.fault(position, row, f"image_id: two entries are of the same image {shown(image)}")
         name = entries.text(position, row, "file_name")
         if type(row.get("segments_info")) is not list:
             entries.wrong(position, row, "segments_info", "a list of segments")
@@ -134,13 +135,13 @@ def _segments(
             more.append({"category_id": category, "iscrowd": crowd} | ({"area": area} if "area" in segment else {}))
         if len(set(ids)) < len(ids):
             raise ValueError(
-                f"{path}: the segments of image {brief(image)} (annotations[{row['position']}]) have the ids "
+                f"{path}: the segments of image {shown(image)} (annotations[{row['position']}]) have the ids "
                 f"{listed_briefly(ids)}; they must be different numbers"
             )
         if image in sizes and not all(box and box[2] > 0 and box[3] > 0 for box in boxes):
             boxes = segment_boxes(read_segment_map(pngs / row["file_name"], ids, *sizes[image]), len(ids))
         segments += [
-            {**rest, "id": f"{number} of image {brief(image)}", "segment_id": number, "image_id": image, "bbox": box}
+            {**rest, "id": f"{number} of image {shown(image)}", "segment_id": number, "image_id": image, "bbox": box}
             for rest, number, box in zip(more, ids, boxes, strict=True)
         ]
     return segments

@@ -13,18 +13,17 @@ import torch
 VALUES_PER_PIXEL = 40
 
 
-def check_size(size: tuple[int, int], device: torch.device, dtype: torch.dtype, where: str = "") -> None:
+def check_size(size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> None:
     """Check that memory can hold the features of an image.
 
     Args:
         size: height and width as the model would see it.
-        where: put before the message.
 
     Raises:
         ValueError: it cannot; the message names the size and the limit.
     """
     if (reason := too_large(size, device, dtype, free_memory(device))) is not None:
-        raise ValueError(where + reason)
+        raise ValueError(reason)
 
 
 def too_large(size: tuple[int, int], device: torch.device, dtype: torch.dtype, free: int | None) -> str | None:

@@ -25,7 +25,8 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoints.hub import find_file
-from ..config import DetectionConfig, shown
+from ..config import DetectionConfig
+from ..options import shown
 from ..precision import at_least_float32
 from .onednn import OneDnnConv2d, computes_with_onednn
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoints.files import read_json
 from ..checkpoints.hub import find_file
 from ..checkpoints.reading import model_family
-from ..config import shown
+from ..options import shown
 from .image_processor import (
     CONFIG_NAME,
     LOADING_OPTIONS,

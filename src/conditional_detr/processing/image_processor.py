@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..checkpoints.files import read_json, write_json
 from ..checkpoints.hub import find_file, upload_folder
-from ..config import shown
+from ..options import shown
 from .annotations import (
     Labels,
     detection_labels,
