@@ -63,30 +63,9 @@ def find_images(patterns: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def predict(
-    detector: Detector,
-    images: Sequence[Path],
-    output: Path,
-    *,
-    threshold: float = 0.5,
-    batch_size: int = 8,
-    workers: int = 2,
-    draw: bool = True,
-    draw_labels: bool = True,
-    line_width: int | None = None,
-    truth: Mapping[str, Sequence[Detection]] | None = None,
-    skip_bad_images: bool = False,
-    panoptic_threshold: float | None = None,
-    progress: Callable[[int], Any] | None = None,
-) -> list[dict[str, Any]]:
+def predict(detector: Detector, images: Sequence[Path], output: Path, **options: Any) -> list[dict[str, Any]]:
     """All of `predictions`, in a list."""
-    return list(
-        predictions(
-            detector, images, output, threshold=threshold, batch_size=batch_size, workers=workers, draw=draw,
-            draw_labels=draw_labels, line_width=line_width, truth=truth, skip_bad_images=skip_bad_images,
-            panoptic_threshold=panoptic_threshold, progress=progress,
-        )
-    )  # fmt: skip
+    return list(predictions(detector, images, output, **options))
 
 
 def predictions(
