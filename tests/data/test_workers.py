@@ -1,6 +1,7 @@
 """Loading processes end with the block that started them."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from conditional_detr.data.workers import WorkerDied, batches_of, leave_signals_to_the_parent
+from conditional_detr.data.workers import InSharedMemory, WorkerDied, batches_of, leave_signals_to_the_parent
 
 
 class Numbers(Dataset):
@@ -78,6 +79,18 @@ def test_signal_handlers_are_as_before():
 def test_without_processes_batches_come_as_they_are():
     with batches_of(loader(0)) as batches:
         assert [batch[0, 0].item() for batch, _ in zip(batches, range(3), strict=False)] == [0, 4, 8]
+
+
+def no_room(worker):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # as if /dev/shm were full
+
+
+def test_a_batch_for_which_shared_memory_has_no_room_is_an_error_and_is_not_waited_for():
+    full = DataLoader(
+        Numbers(), batch_size=4, num_workers=1, worker_init_fn=no_room, collate_fn=InSharedMemory(torch.stack)
+    )
+    with batches_of(full) as batches, pytest.raises(WorkerDied, match="could not hand a batch over: shared memory"):
+        next(batches)
 
 
 PROGRAM = """

@@ -5,13 +5,18 @@ from __future__ import annotations
 import atexit
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, get_worker_info
 
 ASKING_TO_STOP = (signal.SIGINT, signal.SIGTERM)
+SHARED_MEMORY = (
+    "shared memory (/dev/shm) is full. Give the container more (docker run --shm-size 8g), or take fewer --workers"
+)
 
 
 class WorkerDied(RuntimeError):
@@ -54,6 +59,42 @@ def batches_of(loader: DataLoader) -> Iterator[Iterator[Any]]:
         atexit.unregister(end)
 
 
+class SharedMemoryFull(RuntimeError):
+    """A loading process could not hand its batch over."""
+
+
+class InSharedMemory:
+    """A `collate_fn` whose tensors are in shared memory where a loading process calls it.
+
+    PyTorch would move them there in a thread of the process, where a full `/dev/shm` loses the batch: whoever waits for it
+    waits for ever. Here it is an error like any other.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: list[Any]) -> Any:
+        batch = self.collate(samples)
+        if get_worker_info() is not None:
+            try:
+                _share(batch)
+            except (RuntimeError, OSError) as error:
+                raise SharedMemoryFull(str(error)) from None
+        return batch
+
+
+def _share(value: Any) -> None:
+    if isinstance(value, Tensor):
+        value.share_memory_()
+    elif isinstance(value, Mapping):
+        _share(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            _share(part)
+    elif is_dataclass(value):
+        _share(vars(value))
+
+
 def leave_signals_to_the_parent(worker: int) -> None:
     """`worker_init_fn` for Windows, and for processes that do not inherit what their parent blocks."""
     for number in ASKING_TO_STOP:
@@ -88,6 +129,8 @@ def _no_alarm_for_children() -> Iterator[None]:
 def _watched(batches: Iterator[Any], workers: list[Any]) -> Iterator[Any]:
     try:
         yield from batches
+    except SharedMemoryFull as error:
+        raise WorkerDied(f"a process that loads images could not hand a batch over: {SHARED_MEMORY}") from error
     except (RuntimeError, OSError, EOFError) as error:  # the last two where it died while handing a batch over
         for worker in workers:
             worker.join(timeout=0.5)
@@ -100,10 +143,7 @@ def _watched(batches: Iterator[Any], workers: list[Any]) -> Iterator[Any]:
 def _explain(exit_code: int) -> str:
     how = f"by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"with exit code {exit_code}"
     if exit_code < 0 and signal.Signals(-exit_code).name == "SIGBUS":
-        return (
-            f"a process that loads images ended {how}: shared memory (/dev/shm) is full. Give the container more "
-            "(docker run --shm-size 8g), or take fewer --workers"
-        )
+        return f"a process that loads images ended {how}: {SHARED_MEMORY}"
     return (
         f"a process that loads images ended {how}, most often because memory ran out: take fewer --workers (0 loads in "
         "the main process) or smaller images"

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import Task
 from ..data.loading import batches_by_shape
-from ..data.workers import batches_of, leave_signals_to_the_parent
+from ..data.workers import InSharedMemory, batches_of, leave_signals_to_the_parent
 from ..models.outputs import DetectionOutput
 from ..precision import at_least_float32
 from ..processing.image_processor import DetectionImageProcessor
@@ -148,7 +148,7 @@ def detect(
         PreparedImages(sources, processor),
         batch_sampler=batches,
         num_workers=min(workers, len(batches)),
-        collate_fn=list,
+        collate_fn=InSharedMemory(list),
         pin_memory=model.device.type == "cuda",
         worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator(),  # its own, so that evaluation in the middle of training draws nothing from it

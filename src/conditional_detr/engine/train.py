@@ -31,7 +31,7 @@ from ..checkpoints.files import read_json, remove_leftovers, write_atomically, w
 from ..data.coco import CocoDataset, check_same_categories
 from ..data.loading import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
-from ..data.workers import WorkerDied, batches_of, leave_signals_to_the_parent
+from ..data.workers import InSharedMemory, WorkerDied, batches_of, leave_signals_to_the_parent
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
 from ..losses.matcher import to_device
 from ..models.detection import DetectionHead
@@ -656,7 +656,7 @@ def _loader(recipe: Recipe, data: CocoDataset, batches: TrainingBatches, device:
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=InSharedMemory(collate),
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # its own, so that loading draws nothing from the process's
