@@ -25,7 +25,7 @@ NUMERIC := $(BIN)/python -m pytest -m "numeric and not network and not slow"
 test-processors: setup
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 $(NUMERIC)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(NUMERIC)
-	OMP_NUM_THREADS=2 $(NUMERIC)
+	OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(NUMERIC)
 
 lint: setup
 	$(BIN)/ruff format --check .

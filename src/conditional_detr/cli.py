@@ -13,7 +13,7 @@ from typing import Any
 
 from . import __version__
 from .engine.stopping import Interrupted, sigterm_unwinds
-from .engine.threads import wait_passively
+from .engine.threads import wait_briefly
 
 HELP = """usage: cdetr COMMAND [options]
 
@@ -37,7 +37,7 @@ class UsageError(Exception):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command. Returns 0; 1 for a run that failed, 2 for bad usage, 128 + signal for one that was stopped."""
-    wait_passively()
+    wait_briefly()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")

@@ -57,8 +57,8 @@ def seen_from_a_command(program, **environment):
     return done.stdout.splitlines()[-1]
 
 
-def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise():
-    show = "import os; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('KMP_BLOCKTIME'))"
-    assert seen_from_a_command(show) == "PASSIVE 0"
-    assert seen_from_a_command(show, OMP_WAIT_POLICY="ACTIVE") == "ACTIVE None"
-    assert seen_from_a_command(show, GOMP_SPINCOUNT="1000") == "None None"
+def test_threads_soon_sleep_while_they_wait_unless_the_user_says_otherwise():
+    show = "import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('KMP_BLOCKTIME'))"
+    assert seen_from_a_command(show) == "20000 1"
+    assert seen_from_a_command(show, OMP_WAIT_POLICY="ACTIVE") == "None None"
+    assert seen_from_a_command(show, GOMP_SPINCOUNT="1000") == "1000 None"

@@ -13,12 +13,17 @@ from typing import NamedTuple
 SECONDS = 0.2  # at least so long is looked at how busy the machine is
 
 
-def wait_passively() -> None:
-    """Let threads sleep while they wait for work, where the user has not said otherwise. Has no effect once PyTorch is
-    loaded."""
+def wait_briefly() -> None:
+    """Let threads that wait for work soon sleep, where the user has not said otherwise. Has no effect once PyTorch is
+    loaded.
+
+    Measured on two cores, medians of the demo's training step: on a free machine, sleeping at once (OMP_WAIT_POLICY
+    PASSIVE) takes 34 % longer, after 1,000 looks 8 %, after 20,000 3 %; on a busy one, where threads that spin took 4.3 s,
+    0.7 s (at once) and 1.0 s (1,000 looks).
+    """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # GNU's OpenMP, as PyTorch has it on Linux
-        os.environ["KMP_BLOCKTIME"] = "0"  # Intel's and LLVM's, as on Windows and macOS
+        os.environ["GOMP_SPINCOUNT"] = "20000"  # GNU's OpenMP, as PyTorch has it on Linux
+        os.environ["KMP_BLOCKTIME"] = "1"  # milliseconds; Intel's and LLVM's, as on Windows and macOS
 
 
 class Moment(NamedTuple):
