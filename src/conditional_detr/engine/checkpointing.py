@@ -62,11 +62,9 @@ class Pace:
     def add(self, seconds: float, waiting: float, padding: float) -> None:
         """Count a step in."""
         self.steps += 1
-        self.seconds, self.waiting, self.padding = (
-            self.seconds + seconds,
-            self.waiting + waiting,
-            self.padding + padding,
-        )
+        self.seconds += seconds
+        self.waiting += waiting
+        self.padding += padding
 
     def shares(self, batch_size: int) -> dict[str, float]:
         return {
