@@ -23,13 +23,13 @@ dependencies = ["torch", "torchvision", "timm", "scipy", "safetensors", "hugging
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from conditional_detr.checkpoints.names import MASK_PREFIXES, to_memory  # noqa: E402
-from conditional_detr.engine.panoptic_files import panoptic_png_bytes  # noqa: E402
-from conditional_detr.models.detection import DETECTORS, DetectionHead  # noqa: E402
+from conditional_detr.images.pixels import pad  # noqa: E402
+from conditional_detr.models.detector import DETECTORS, DetectionHead  # noqa: E402
 from conditional_detr.models.outputs import SegmentationOutput  # noqa: E402
-from conditional_detr.models.segmentation import SEGMENTERS, SegmentationHead  # noqa: E402
-from conditional_detr.processing.detections import conditional_detr_detections, detr_detections  # noqa: E402
-from conditional_detr.processing.pixels import pad  # noqa: E402
-from conditional_detr.processing.segmentation import merge_panoptic  # noqa: E402
+from conditional_detr.models.segmenter import SEGMENTERS, SegmentationHead  # noqa: E402
+from conditional_detr.results.detections import conditional_detr_detections, detr_detections  # noqa: E402
+from conditional_detr.results.panoptic_files import panoptic_png_bytes  # noqa: E402
+from conditional_detr.results.segments import merge_panoptic  # noqa: E402
 
 CONDITIONAL_DETR = "https://github.com/DeppMeng/ConditionalDETR/releases/download/v1.0/ConditionalDETR_{}_epoch50.pth"
 DETR = "https://dl.fbaipublicfiles.com/detr/detr-{}.pth"

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from conditional_detr.engine.coco_metrics import coco_metrics
+from conditional_detr.evaluate.coco_metrics import coco_metrics
 
 from .measure import Contender, arguments, compare
 

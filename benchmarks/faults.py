@@ -30,12 +30,12 @@ import torch
 from safetensors.torch import load_file
 
 from conditional_detr import Detector
-from conditional_detr.data.coco import read_coco
-from conditional_detr.data.panoptic import read_panoptic
+from conditional_detr.data.formats.coco import read_coco
+from conditional_detr.data.formats.coco_panoptic import read_panoptic
 from conditional_detr.data.scenes import generate_scenes
-from conditional_detr.engine.checkpointing import checkpoints, newest_checkpoint
-from conditional_detr.engine.coco_metrics import coco_metrics
-from conditional_detr.engine.predict import find_images, predict
+from conditional_detr.evaluate.coco_metrics import coco_metrics
+from conditional_detr.predict.write import find_images, predict
+from conditional_detr.train.state import checkpoints, newest_checkpoint
 
 from . import mutants
 from .measure import machine

@@ -26,13 +26,13 @@ from torch.utils.data import DataLoader
 from conditional_detr import ConditionalDetrForObjectDetection, Detector
 from conditional_detr.checkpoints.original import PAPER_TRAINING
 from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.data.coco import read_coco
-from conditional_detr.data.loading import TrainingBatches, TrainingSet, collate
+from conditional_detr.data.formats.coco import read_coco
+from conditional_detr.data.samples import TrainingBatches, TrainingSet, collate
 from conditional_detr.data.transforms import training_transform
-from conditional_detr.engine.inference import Source, detect
-from conditional_detr.engine.optimization import build_optimizer
-from conditional_detr.engine.recipe import Recipe
-from conditional_detr.processing.pixels import normalize
+from conditional_detr.images.pixels import normalize
+from conditional_detr.predict.stream import Source, detect
+from conditional_detr.train.optimizer import build_optimizer
+from conditional_detr.train.recipe import Recipe
 
 from .inference import SIZES, photograph, their_detector
 from .measure import machine, matmul_gflops, seconds_of

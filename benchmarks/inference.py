@@ -22,8 +22,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from conditional_detr import Detector
-from conditional_detr.models.inference import check_dtype
-from conditional_detr.processing.sizes import size_after_resize
+from conditional_detr.images.sizes import size_after_resize
+from conditional_detr.models.deploy import check_dtype
 
 from .measure import Contender, arguments, compare
 from .models import Original, config, multiply_adds, save, theirs

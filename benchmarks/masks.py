@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from conditional_detr import ConditionalDetrForSegmentation
-from conditional_detr.losses.masks import mask_losses
+from conditional_detr.losses.mask_losses import mask_losses
 
 from .measure import Contender, arguments, compare
 from .models import config, save, theirs

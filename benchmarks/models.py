@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import conditional_detr
 from conditional_detr.checkpoints.names import to_original
-from conditional_detr.models.detection import DetectionHead
+from conditional_detr.models.detector import DetectionHead
 
 CLASSES = 91
 # Small enough to be run in a second, for `--quick`.

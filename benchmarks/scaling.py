@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from conditional_detr import ConditionalDetrForObjectDetection
 from conditional_detr.checkpoints.original import PAPER_TRAINING
-from conditional_detr.engine.coco_metrics import coco_metrics
+from conditional_detr.evaluate.coco_metrics import coco_metrics
 
 from .evaluation import data_set
 from .losses import inputs, ours

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conditional_detr import ConditionalDetrForObjectDetection
 from conditional_detr.checkpoints.original import PAPER_TRAINING
-from conditional_detr.engine.optimization import build_optimizer
-from conditional_detr.engine.recipe import Recipe
-from conditional_detr.processing.pixels import pad
+from conditional_detr.images.pixels import pad
+from conditional_detr.train.optimizer import build_optimizer
+from conditional_detr.train.recipe import Recipe
 
 from .measure import Contender, arguments, compare
 from .models import CLASSES, Original, config, save, theirs

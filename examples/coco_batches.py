@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from conditional_detr import ConditionalDetrImageProcessor, DetrImageProcessor
-from conditional_detr.data.coco import CocoDataset, find_split, read_coco
+from conditional_detr.data.formats.coco import CocoDataset, find_split, read_coco
 
 
 def read_split(folder: str, split: str) -> CocoDataset:

@@ -18,7 +18,7 @@ from coco_batches import Collate, Pictures, classes_of, read_split
 from torch.utils.data import DataLoader
 
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
-from conditional_detr.engine.evaluate import evaluate
+from conditional_detr.evaluate.evaluation import evaluate
 
 
 def main() -> None:

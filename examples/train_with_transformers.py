@@ -16,7 +16,7 @@ from coco_batches import Collate, Pictures, classes_of, read_split
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
-from conditional_detr.engine.evaluate import evaluate
+from conditional_detr.evaluate.evaluation import evaluate
 
 
 class SaveConfiguration(TrainerCallback):

@@ -4,7 +4,7 @@ import json
 
 from PIL import Image
 
-from conditional_detr.data.coco import find_split, read_coco
+from conditional_detr.data.formats.coco import find_split, read_coco
 
 
 def write_set(folder, annotations, images=None, categories=None, split="train"):

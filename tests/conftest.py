@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden_cases import NOT_HERE, golden, golden_weights, shared
 
-from conditional_detr.models.detection import DETECTORS
+from conditional_detr.models.detector import DETECTORS
 
 # One thread unless it is said otherwise: the models here are too small for more, and machines are shared.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))

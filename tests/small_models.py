@@ -5,8 +5,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from conditional_detr.models.detection import DETECTORS
-from conditional_detr.models.inference import check_dtype
+from conditional_detr.models.deploy import check_dtype
+from conditional_detr.models.detector import DETECTORS
 
 FAMILIES = tuple(DETECTORS)
 

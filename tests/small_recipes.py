@@ -3,7 +3,7 @@
 from small_models import SMALL
 
 from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.engine.recipe import Recipe
+from conditional_detr.train.recipe import Recipe
 
 
 def small_recipe(data, output, model=None, **values):

@@ -10,17 +10,17 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "config": ("ConditionalDetrConfig", "DetrConfig"),
-    "engine.detector": ("Detection", "Detector"),
-    "models.auto": ("AutoModelForImageSegmentation", "AutoModelForObjectDetection"),
-    "models.detection": (
+    "predict.detector": ("Detection", "Detector"),
+    "transformers.auto_model": ("AutoModelForImageSegmentation", "AutoModelForObjectDetection"),
+    "models.detector": (
         "ConditionalDetrForObjectDetection",
         "ConditionalDetrModel",
         "DetrForObjectDetection",
         "DetrModel",
     ),
-    "models.segmentation": ("ConditionalDetrForSegmentation", "DetrForSegmentation"),
-    "processing.auto": ("AutoImageProcessor",),
-    "processing.image_processor": (
+    "models.segmenter": ("ConditionalDetrForSegmentation", "DetrForSegmentation"),
+    "transformers.auto_processor": ("AutoImageProcessor",),
+    "transformers.image_processor": (
         "ConditionalDetrFeatureExtractor",
         "ConditionalDetrImageProcessor",
         "ConditionalDetrImageProcessorFast",
@@ -34,17 +34,17 @@ __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
     from .config import ConditionalDetrConfig, DetrConfig
-    from .engine.detector import Detection, Detector
-    from .models.auto import AutoModelForImageSegmentation, AutoModelForObjectDetection
-    from .models.detection import (
+    from .models.detector import (
         ConditionalDetrForObjectDetection,
         ConditionalDetrModel,
         DetrForObjectDetection,
         DetrModel,
     )
-    from .models.segmentation import ConditionalDetrForSegmentation, DetrForSegmentation
-    from .processing.auto import AutoImageProcessor
-    from .processing.image_processor import (
+    from .models.segmenter import ConditionalDetrForSegmentation, DetrForSegmentation
+    from .predict.detector import Detection, Detector
+    from .transformers.auto_model import AutoModelForImageSegmentation, AutoModelForObjectDetection
+    from .transformers.auto_processor import AutoImageProcessor
+    from .transformers.image_processor import (
         ConditionalDetrFeatureExtractor,
         ConditionalDetrImageProcessor,
         ConditionalDetrImageProcessorFast,

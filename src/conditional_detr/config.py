@@ -303,7 +303,7 @@ class DetectionConfig:
         Raises:
             OSError: the file cannot be written.
         """
-        from .checkpoints.files import write_json
+        from .files import write_json
 
         write_json(Path(json_file_path), self.to_dict())
 
@@ -339,7 +339,7 @@ class DetectionConfig:
             OSError: there is no such checkpoint, or no network.
             ValueError: it is of another model type, or not JSON.
         """
-        from .checkpoints.reading import config_of  # checkpoints are built on configurations, not the reverse
+        from .checkpoints.read import config_of  # checkpoints are built on configurations, not the reverse
 
         return config_of(pretrained_model_name_or_path, cls, **options)
 

@@ -13,7 +13,7 @@ from small_models import FAMILIES, float64_by_default, randomise, small_config, 
 from conditional_detr import AutoModelForObjectDetection
 from conditional_detr.checkpoints.coco_names import COCO_LABELS
 from conditional_detr.checkpoints.names import to_disk, to_memory, to_original
-from conditional_detr.models.detection import DETECTORS
+from conditional_detr.models.detector import DETECTORS
 
 THEIRS = {
     "conditional_detr": transformers.ConditionalDetrForObjectDetection,

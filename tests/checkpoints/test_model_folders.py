@@ -18,8 +18,8 @@ from conditional_detr import (
     ConditionalDetrImageProcessor,
 )
 from conditional_detr.checkpoints.names import to_original
-from conditional_detr.checkpoints.reading import read_weight_files
-from conditional_detr.models.detection import DETECTORS
+from conditional_detr.checkpoints.read import read_weight_files
+from conditional_detr.models.detector import DETECTORS
 
 CLASSES = {i: f"class {i}" for i in range(12)}
 

@@ -14,7 +14,7 @@ from small_models import FAMILIES, randomise, small_config
 
 from conditional_detr import AutoModelForObjectDetection
 from conditional_detr.checkpoints.names import to_original
-from conditional_detr.models.detection import DETECTORS
+from conditional_detr.models.detector import DETECTORS
 
 pytestmark = pytest.mark.numeric
 

@@ -20,9 +20,9 @@ from small_models import FAMILIES, randomise, small_config, small_model
 
 import conditional_detr
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
-from conditional_detr.models.detection import DETECTORS
-from conditional_detr.models.segmentation import SEGMENTERS
-from conditional_detr.processing.auto import IMAGE_PROCESSORS
+from conditional_detr.models.detector import DETECTORS
+from conditional_detr.models.segmenter import SEGMENTERS
+from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
 
 
 def assert_same_logits(a, b, tolerance=1e-12):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from coco_files import box, write_set
 
-from conditional_detr.data.coco import read_coco
-from conditional_detr.engine.coco_metrics import panoptic_metrics
-from conditional_detr.engine.evaluate import Predictions, map_file_name, score, write_predictions
-from conditional_detr.engine.panoptic_files import panoptic_png_bytes, panoptic_row, write_panoptic_png
+from conditional_detr.data.formats.coco import read_coco
+from conditional_detr.evaluate.coco_metrics import panoptic_metrics
+from conditional_detr.evaluate.evaluation import Predictions, map_file_name, score, write_predictions
+from conditional_detr.results.panoptic_files import panoptic_png_bytes, panoptic_row, write_panoptic_png
 
 KINDS = [0, -3, 2**70, 10**400, "a", "../../escape", "1", 5.0]
 

@@ -7,7 +7,7 @@ from numbers import Real
 from pathlib import Path
 
 from ..config import DetectionConfig
-from .files import write_atomically
+from ..files import write_atomically
 
 FAMILY_NAMES = {
     "conditional_detr": ("Conditional DETR", "https://arxiv.org/abs/2108.06152"),

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..config import DetectionConfig
+from ..files import read_weights, write_atomically, write_json
 from .card import model_card, write_card
-from .files import read_weights, write_atomically, write_json
 from .hub import upload_folder
 from .names import MASK_PREFIXES, to_disk, to_memory, without_detector_prefix
-from .reading import config_of_weights, is_original, read_config, read_weight_files
+from .read import config_of_weights, is_original, read_config, read_weight_files
 
 logger = logging.getLogger(__name__)
 

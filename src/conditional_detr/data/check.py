@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..processing.reading import image_size
-from .entries import is_box
+from ..images.read import image_size
+from .formats.entries import is_box
 
 if TYPE_CHECKING:
-    from .coco import CocoDataset
+    from .formats.coco import CocoDataset
 
 MOST_OUTSIDE = (
     0.05  # share of boxes that may be cut or have no area inside their image: rounding and slips, not a cause

@@ -1,4 +1,4 @@
-"""Augmentations of an image, its boxes and its masks, with torchvision.transforms.v2. Sizes follow `processing.sizes`."""
+"""Augmentations of an image, its boxes and its masks, with torchvision.transforms.v2. Sizes follow `images.sizes`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvF
 
-from ..processing.pixels import resize
-from ..processing.sizes import output_size
+from ..images.pixels import resize
+from ..images.sizes import output_size
 from .augmentation import Augmentation
 
 

@@ -9,9 +9,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..boxes import cxcywh_to_xyxy, generalized_iou
 from ..config import DetectionConfig
 from ..precision import at_least_float32
-from .boxes import cxcywh_to_xyxy, generalized_iou
 from .matcher import Matches, Targets, gather_targets, match, to_device
 
 

@@ -9,9 +9,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ..boxes import generalized_iou
 from ..config import DetectionConfig
 from ..precision import at_least_float32
-from .boxes import generalized_iou
 
 
 class Targets(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config import DetectionConfig
-from ..losses.masks import MASK_STRIDE
+from ..losses.mask_losses import MASK_STRIDE
 from .attention import FUNCTIONS
 from .backbone import masked_group_norm
 

@@ -1,0 +1,7 @@
+"""`python -m conditional_detr.cli …`, as `cdetr …`."""
+
+import sys
+
+from . import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Formats of data sets; each is read into one `CocoDataset`."""

@@ -1,0 +1,176 @@
+"""Panoptic data sets in COCO's form: a JSON file of segments, and a PNG file an image that colours them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...options import shown
+from ..check import header_sizes
+from ..object_masks import PanopticMasks, read_segment_map, segment_boxes
+from .coco import CocoDataset, exist, index_annotations, listed_briefly, present_images, read_content
+from .entries import BOX, Entries, Id, is_box
+
+
+def read_panoptic(
+    annotation_file: str | Path,
+    image_folder: str | Path,
+    png_folder: str | Path | None = None,
+    skip_missing_images: bool = False,
+    masks: bool = True,
+) -> CocoDataset:
+    """Read and check a COCO panoptic file. PNG files are opened later, when a sample is loaded.
+
+    Only where a segment of the JSON has no `bbox` are its image's PNG file opened here and the boxes measured, in a few
+    milliseconds an image; COCO's files have them.
+
+    Args:
+        png_folder: of the PNG files; None: `find_png_folder`.
+        masks: False reads the boxes of things and stuff alone, to train a detector on, as the papers do before masks.
+
+    Raises:
+        FileNotFoundError: files or folders or (unless they are skipped) images or PNG files are missing.
+        ValueError: as `read_coco`; a segment id twice in one image.
+    """
+    path, folder = Path(annotation_file), Path(image_folder)
+    content = read_content(path, folder)
+    pngs = Path(png_folder) if png_folder else find_png_folder(path)
+    if not pngs.is_dir():
+        raise FileNotFoundError(f"folder of panoptic PNG files {pngs} does not exist")
+    images, missing = present_images(path, folder, content["images"], skip_missing_images)
+    all_ids = {image["id"]: image for image in content["images"]}
+    thing = _things(path, content["categories"])
+    entries = _entries(path, content["annotations"], all_ids)
+    images, without_png = _with_png(path, pngs, images, entries, skip_missing_images)
+    segments = _segments(path, pngs, images, entries, thing)
+    dataset = index_annotations(
+        path, folder, {**content, "annotations": segments}, images, missing + without_png, masks=False
+    )
+    if not masks:
+        return dataset
+    dataset.is_thing = [thing[number] for number in dataset.category_ids]
+    dataset.masks = PanopticMasks(
+        sizes=dataset.sizes,
+        folder=pngs,
+        file_names=[entries[number]["file_name"] for number in dataset.image_ids],
+        first=dataset.first,
+        segment_ids=np.array([segment["segment_id"] for segment in segments], dtype=np.int64)[dataset.positions],
+    )
+    return dataset
+
+
+def find_png_folder(annotation_file: str | Path) -> Path:
+    """The folder of a panoptic JSON file's PNG files, for `annotations/panoptic_val2017.json`: `panoptic_val2017/` beside
+    it (COCO's) or one level up, or `panoptic/val2017/` one level up (the generated scenes').
+
+    Raises:
+        FileNotFoundError: none of them exists.
+    """
+    file = Path(annotation_file)
+    root = file.parent.parent
+    places = (file.with_suffix(""), root / file.stem, root / "panoptic" / file.stem.removeprefix("panoptic_"))
+    for place in places:
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(f"{file} is there, its PNG files are not: none of {', '.join(map(str, places))} exists")
+
+
+def _things(path: Path, categories: Sequence[Any]) -> dict[Id, bool]:
+    """Which categories are things, not stuff."""
+    entries = Entries(path, "categories")
+    thing = {}
+    for position, category in enumerate(categories):
+        entries.check(position, category)
+        thing[entries.id(position, category, "id")] = entries.flag(position, category, "isthing")
+    return thing
+
+
+def _entries(path: Path, rows: Sequence[Any], image_ids: dict[Id, Any]) -> dict[Id, dict[str, Any]]:
+    """The entries of 'annotations' by their image, each with its position."""
+    entries = Entries(path, "annotations")
+    found: dict[Id, dict[str, Any]] = {}
+    for position, row in enumerate(rows):
+        entries.check(position, row)
+        image = entries.id(position, row, "image_id")
+        if image not in image_ids:
+            entries.unknown(position, row, "image_id", image_ids, "images")
+        if image in found:
+            entries.fault(position, row, f"image_id: two entries are of the same image {shown(image)}")
+        name = entries.text(position, row, "file_name")
+        if type(row.get("segments_info")) is not list:
+            entries.wrong(position, row, "segments_info", "a list of segments")
+        found[image] = {"file_name": name, "segments_info": row["segments_info"], "position": position}
+    return found
+
+
+def _segments(
+    path: Path,
+    pngs: Path,
+    images: Sequence[dict[str, Any]],
+    rows: dict[Id, dict[str, Any]],
+    thing: dict[Id, bool],
+) -> list[dict[str, Any]]:
+    """All segments in one list, as annotations of a detection file; missing boxes measured."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in images}
+    segments = []
+    for image, row in rows.items():
+        entries = Entries(path, f"annotations[{row['position']}].segments_info")
+        own, ids, boxes, more = row["segments_info"], [], [], []
+        for position, segment in enumerate(own):
+            entries.check(position, segment)
+            number, box = segment.get("id"), segment.get("bbox")
+            if type(number) is not int or not 0 < number < 2**24:
+                entries.wrong(position, segment, "id", f"a whole number, 1…{2**24 - 1}")
+            category = entries.id(position, segment, "category_id")
+            if category not in thing:
+                entries.unknown(position, segment, "category_id", thing, "categories")
+            if box and not is_box(box):
+                entries.wrong(position, segment, "bbox", BOX)
+            area, crowd = entries.area_and_crowd(position, segment, 0)
+            ids.append(number)
+            boxes.append(box)
+            more.append({"category_id": category, "iscrowd": crowd} | ({"area": area} if "area" in segment else {}))
+        if len(set(ids)) < len(ids):
+            raise ValueError(
+                f"{path}: the segments of image {shown(image)} (annotations[{row['position']}]) have the ids "
+                f"{listed_briefly(ids)}; they must be different numbers"
+            )
+        if image in sizes and not all(box and box[2] > 0 and box[3] > 0 for box in boxes):
+            boxes = segment_boxes(read_segment_map(pngs / row["file_name"], ids, *sizes[image]), len(ids))
+        segments += [
+            {**rest, "id": f"{number} of image {shown(image)}", "segment_id": number, "image_id": image, "bbox": box}
+            for rest, number, box in zip(more, ids, boxes, strict=True)
+        ]
+    return segments
+
+
+def _with_png(
+    path: Path, pngs: Path, images: list[dict[str, Any]], entries: dict[Id, dict[str, Any]], skip_missing: bool
+) -> tuple[list[dict[str, Any]], int]:
+    """The images whose PNG file exists and has their size, and how many are without."""
+    listed = [image for image in images if image["id"] in entries]
+    there = exist(pngs, [entries[image["id"]]["file_name"] for image in listed])
+    present = [image for image, found in zip(listed, there, strict=True) if found]
+    found_ids = {image["id"] for image in present}
+    absent = [image["id"] for image in images if image["id"] not in found_ids]
+    if absent and not (skip_missing and present):
+        name = entries[absent[0]]["file_name"] if absent[0] in entries else "not even named in 'annotations'"
+        raise FileNotFoundError(
+            f"{path}: {len(absent)} of {len(images)} images have no PNG file in {pngs} (first: image {absent[0]}, {name}). "
+            "Check the folder, or leave them out with --skip_bad_images true"
+        )
+    fitting = []
+    for image in present:
+        file, size = pngs / entries[image["id"]]["file_name"], (image["height"], image["width"])
+        if (found := (header_sizes(file) or (None, None))[1]) == size:
+            fitting.append(image)
+        elif not skip_missing:
+            what = "is not a readable image" if found is None else f"has {found[0]}×{found[1]} pixels"
+            raise ValueError(
+                f"{file} {what}; image {image['id']} has {size[0]}×{size[1]} in {path}. "
+                "Repair it, or leave such images out with --skip_bad_images true"
+            )
+    return fitting, len(images) - len(fitting)

@@ -1,1 +1,0 @@
-"""Training, evaluation and prediction: the loops, and their state on disk."""

@@ -1,0 +1,254 @@
+"""Segmentation: a detector with a mask for each query, computed for the queries that matter."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from ..config import ConditionalDetrConfig, DetectionConfig, DetrConfig, Task
+from ..losses.criterion import LossNormalizers, detection_loss, match_labels, normalizers_of_all_processes
+from ..losses.mask_losses import MASK_STRIDE, mask_losses
+from ..losses.matcher import to_device
+from ..precision import at_least_float32
+from .detector import DETECTORS, DetectionBase, DetectionHead, Given, States, check_labels, rest_of_output, wanted
+from .mask_head import GROUPS, MaskAttention, MaskHead
+from .outputs import SegmentationOutput
+
+
+class SegmentationHead(DetectionBase):
+    """A detector and its mask head. Use `ConditionalDetrForSegmentation` or `DetrForSegmentation`.
+
+    The detector is the submodule that transformers calls `conditional_detr` or `detr`; see `detector`.
+
+    Raises:
+        ValueError: the backbone is no plain ResNet, whose stages the mask head needs, or a width it cannot halve.
+    """
+
+    def __init__(self, config: DetectionConfig) -> None:
+        super().__init__(config)
+        setattr(self, config.model_type, DETECTORS[config.model_type](config))
+        backbone = self.detector.model.backbone
+        if not backbone.is_plain_resnet:
+            raise ValueError(f"masks need the stages of a ResNet; backbone {config.backbone!r} is another network")
+        self.mask_head = MaskHead(config, backbone.channels, backbone.stride)
+        self.bbox_attention = MaskAttention(config)
+        self.detector_is_frozen = False
+
+    @property
+    def task(self) -> Task:
+        """ "panoptic" where the configuration's `is_thing` says which classes are things, else "instance"."""
+        return "instance" if self.config.is_thing is None else "panoptic"
+
+    @property
+    def detector(self) -> DetectionHead:
+        return getattr(self, self.config.model_type)
+
+    def freeze_backbone(self) -> None:
+        self.detector.freeze_backbone()
+
+    def unfreeze_backbone(self) -> None:
+        self.detector.unfreeze_backbone()
+
+    def freeze_detector(self) -> None:
+        """Train the mask head alone, on a detector that stays as it is, without dropout (the original's
+        `--frozen_weights`)."""
+        self.detector.requires_grad_(False)
+        self.detector_is_frozen = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.detector_is_frozen:
+            self.detector.eval()
+        return self
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the detector; see `DetectionHead.compile`. Masks, whose number varies, stay eager."""
+        self.detector.compile(*args, **options)
+
+    def config_for_transformers(self) -> tuple[dict[str, Any], list[str]]:
+        """See `DetectionBase.config_for_transformers`."""
+        values, limits = super().config_for_transformers()
+        if len(self.detector.model.backbone.channels) < 4:
+            limits.append("masks on a backbone of fewer than four stages")
+        if (self.config.d_model + self.config.encoder_attention_heads) % GROUPS:
+            limits.append(f"masks where d_model + encoder_attention_heads is no multiple of {GROUPS}")
+        return values, limits
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: Any = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: list[dict[str, Any]] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        normalizers: LossNormalizers | None = None,
+        mask_score_threshold: float | None = None,
+        mask_limit: int | None = None,
+    ) -> SegmentationOutput | tuple[Any, ...]:
+        """Detect and draw masks. Boxes and classes are the detector's; transformers' lack the reference point.
+
+        Without the last two arguments there is a mask for every query, as in transformers; with them, and in training
+        with labels (where only matched queries' masks have a loss), for some, and `mask_query_indices` says for which.
+
+        Args:
+            labels: B dicts with `class_labels` (n,), `boxes` (n, 4) cxcywh, relative to the image, and `masks`
+                (n, h, w), bool or 0/1, at least as large as the image.
+            mask_score_threshold: only queries whose best class scores above it, 0…1, best first.
+            mask_limit: at most so many of an image, those with the best scores.
+
+        The other arguments are those of `DetectionHead.forward`.
+
+        Raises:
+            ValueError: labels that are not one dict with these keys an image, or masks smaller than their image.
+        """
+        if labels is not None:
+            check_labels(labels, len(pixel_values), ("class_labels", "boxes", "masks"))
+        attentions, hidden_states, as_dict = wanted(self.config, output_attentions, output_hidden_states, return_dict)
+        given = Given.of(decoder_attention_mask, encoder_outputs, inputs_embeds, decoder_inputs_embeds)
+        auxiliary = self.config.auxiliary_loss
+        detector = self.detector
+        with torch.no_grad() if self.detector_is_frozen else nullcontext():
+            states = detector.model.states(pixel_values, pixel_mask, auxiliary, attentions, given, all_stages=True)
+            logits, boxes = detector.predict_from(states.decoded.normed, states.decoded.reference)
+        output = SegmentationOutput()
+        chosen = masks = None
+        if labels is not None:
+            loss, loss_dict, chosen, masks = self._loss(
+                states, logits, boxes, labels, normalizers, _sizes(pixel_values, states.real)
+            )
+            output.update(loss=loss, loss_dict=loss_dict)
+        if labels is None or not self.training:
+            chosen = self._best(logits[-1], mask_score_threshold, mask_limit)
+            masks = self._draw_padded(states, chosen, whole=mask_score_threshold is None)
+        output.update(logits=logits[-1], pred_boxes=boxes[-1], pred_masks=masks)
+        output.update(rest_of_output(states, logits, boxes, auxiliary, attentions, hidden_states))
+        if chosen is not None:
+            output["mask_query_indices"] = chosen
+        if states.real is not None:
+            cells = states.real[:, ::MASK_STRIDE, ::MASK_STRIDE]
+            output["mask_sizes"] = torch.stack((cells.any(2).sum(1), cells.any(1).sum(1)), dim=1)
+        return output if as_dict else output.to_tuple()
+
+    def _best(self, logits: Tensor, threshold: float | None, limit: int | None) -> Tensor | None:
+        """The queries worth a mask: (B, K), best first, padded with -1; None for all of them. logits: (B, Q, …)."""
+        if threshold is None and limit is None:
+            return None
+        conditional = self.config.model_type == "conditional_detr"
+        exact = at_least_float32(logits)
+        scores = (exact.sigmoid() if conditional else exact.softmax(-1)[..., :-1]).amax(-1)  # (B, Q)
+        most = scores.shape[1] if limit is None else min(limit, scores.shape[1])
+        if threshold is None:
+            return scores.topk(most, dim=1).indices
+        most = min(most, int((scores > threshold).sum(1).max()))
+        best, queries = scores.topk(most, dim=1)
+        return queries.masked_fill(best <= threshold, -1)
+
+    def _draw(self, states: States, chosen: Tensor | None, image: Tensor, place: Tensor) -> Tensor:
+        """The masks of entries (image, place) of `chosen` (B, K), each an index (N,). (N, h, w)"""
+        content = states.decoded.normed[-1]
+        if chosen is not None:
+            content = content.gather(1, chosen.clamp(min=0)[..., None].expand(-1, -1, content.shape[-1]))
+        stride, real = self.detector.model.backbone.stride, states.real
+        cells = None if real is None else real[:, ::stride, ::stride].flatten(1)
+        attention = self.bbox_attention(content, states.encoded[-1], cells)[image, place]
+        attention = attention.unflatten(-1, states.projected.shape[-2:])  # (N, heads, h, w)
+        return self.mask_head(states.features, states.projected, attention, image, real)
+
+    def _draw_padded(self, states: States, chosen: Tensor | None, whole: bool) -> Tensor:
+        """The masks of `chosen` (B, K), of all queries for None; `whole`: it has no padding. (B, K, h, w)"""
+        shape = states.decoded.normed[-1].shape[:2] if chosen is None else chosen.shape
+        if whole:
+            every = torch.arange(shape.numel(), device=states.projected.device)
+            return self._draw(states, chosen, every // max(shape[1], 1), every % max(shape[1], 1)).unflatten(0, shape)
+        assert chosen is not None
+        image, place = (chosen >= 0).nonzero(as_tuple=True)
+        rows = self._draw(states, chosen, image, place)
+        masks = rows.new_zeros((*shape, *rows.shape[1:]))
+        masks[image, place] = rows
+        return masks
+
+    def _loss(
+        self,
+        states: States,
+        logits: Tensor,
+        boxes: Tensor,
+        labels: list[dict[str, Any]],
+        normalizers: LossNormalizers | None,
+        sizes: list[tuple[int, int]],
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
+        """The loss and its parts, the matched queries (B, K), padded with -1, and their masks (B, K, h, w)."""
+        config = self.config
+        if normalizers is None:
+            normalizers = normalizers_of_all_processes(config, labels, logits.device)
+        matched = match_labels(config, at_least_float32(logits), at_least_float32(boxes), labels)
+        targets, matches = matched
+        loss, loss_dict = detection_loss(config, logits, boxes, labels, normalizers, matched)
+        counts = [min(count, config.num_queries) for count in targets.counts]
+        last = len(matches.layer) - sum(counts)  # matches are in the order of layers, then of images
+        image, query, target = (values[last:] for values in matches[1:])
+        place = to_device(torch.cat([torch.arange(count) for count in counts]), image.device)
+        chosen = query.new_full((len(counts), max(counts)), -1)
+        chosen[image, place] = query
+        rows = self._draw(states, chosen, image, place)
+        first = to_device(torch.tensor([0, *targets.counts]).cumsum(0), image.device)
+        objects = target - first[image]  # counted in their own image
+        wanted = _matched_masks(labels, objects.split(counts), sizes)
+        focal, dice = mask_losses(rows, wanted, sizes)
+        focal, dice = focal / normalizers.boxes, dice / normalizers.boxes
+        mask_loss = config.mask_loss_coefficient * focal + config.dice_loss_coefficient * dice
+        masks = rows.new_zeros((*chosen.shape, *rows.shape[1:]))
+        masks[image, place] = rows
+        parts = {**loss_dict, "loss_mask": focal.detach(), "loss_dice": dice.detach()}
+        return mask_loss if self.detector_is_frozen else loss + mask_loss, parts, chosen, masks
+
+
+class ConditionalDetrForSegmentation(SegmentationHead):
+    """Conditional DETR with masks. Logits are sigmoid scores over C classes; see `forward`."""
+
+    config_class = ConditionalDetrConfig
+
+
+class DetrForSegmentation(SegmentationHead):
+    """DETR with masks (arXiv 2005.12872, section 4.4). Logits are softmax scores with "no object" last; see `forward`."""
+
+    config_class = DetrConfig
+
+
+SEGMENTERS: dict[str, type[SegmentationHead]] = {
+    c.config_class.model_type: c for c in (ConditionalDetrForSegmentation, DetrForSegmentation)
+}
+
+
+def _sizes(pixel_values: Tensor, real: Tensor | None) -> list[tuple[int, int]]:
+    """Height and width of each image on its canvas."""
+    if real is None:
+        return [(pixel_values.shape[-2], pixel_values.shape[-1])] * len(pixel_values)
+    both = torch.stack((real.any(2).sum(1), real.any(1).sum(1)), dim=1)
+    return [(height, width) for height, width in both.tolist()]
+
+
+def _matched_masks(
+    labels: list[dict[str, Any]], objects: tuple[Tensor, ...], sizes: list[tuple[int, int]]
+) -> list[Tensor]:
+    """The masks of each image's matched objects, given by their index in its labels. (n, H, W) each"""
+    masks = []
+    for label, chosen, (height, width) in zip(labels, objects, sizes, strict=True):
+        own = label["masks"]
+        if own.dim() != 3 or len(own) != len(label["class_labels"]) or own.shape[1] < height or own.shape[2] < width:
+            raise ValueError(
+                f"masks of image {label.get('image_id', '?')} have the shape {tuple(own.shape)}; its "
+                f"{len(label['class_labels'])} objects and {height}×{width} pixels need "
+                f"({len(label['class_labels'])}, {height}, {width}) or more"
+            )
+        masks.append(own[chosen.to(own.device)])
+    return masks

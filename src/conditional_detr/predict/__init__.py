@@ -1,0 +1,1 @@
+"""From pictures to detections: one, many, drawn and written."""

@@ -1,0 +1,355 @@
+"""The short way: a detector that takes pictures and gives detections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoints.pretrained import named_dtype
+from ..checkpoints.read import HUB_OPTIONS, has_masks, model_family
+from ..config import Task
+from ..images.read import as_rgb_tensor, image_list, image_size, is_image_file
+from ..images.sizes import size_dict
+from ..models.deploy import check_dtype, compile_model, prepare_for_inference
+from ..models.detector import DETECTORS, DetectionHead
+from ..models.segmenter import SEGMENTERS, SegmentationHead
+from ..transformers.annotations import mask_from_segmentation
+from ..transformers.auto_processor import IMAGE_PROCESSORS
+from ..transformers.image_processor import DetectionImageProcessor
+from .memory import check_size
+from .stream import batches_of_canvases, canvas_of, detect_batch, prepare, read_prepared
+
+BATCH = 8  # images of one shape that are computed at once, at most
+WINDOW = 8 * BATCH  # images that are held, resized, while those of one shape are looked for among them
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One object found.
+
+    Attributes:
+        label: name of its class.
+        score: confidence, 0…1.
+        box: (x0, y0, x1, y1) in pixels of the image as it is seen (EXIF applied).
+        class_id: number of its class, 0…C-1.
+        run_lengths: its mask as COCO run lengths, {"size": [height, width], "counts": str}; None of a detector's.
+    """
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float]
+    class_id: int
+    run_lengths: dict[str, Any] | None = None
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """The pixels of the object, bool (height, width) of the image; None of a detector's. Decoded at each call."""
+        if self.run_lengths is None:
+            return None
+        height, width = self.run_lengths["size"]
+        return mask_from_segmentation(self.run_lengths, height, width).numpy()
+
+    def to_dict(self) -> dict[str, Any]:
+        """`label`, `score`, `box` (a list), `class_id` and, where there is one, `mask` (the run lengths): plain values,
+        such as JSON has."""
+        values = {"label": self.label, "score": self.score, "box": list(self.box), "class_id": self.class_id}
+        return values if self.run_lengths is None else {**values, "mask": self.run_lengths}
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One segment of a panoptic map.
+
+    Attributes:
+        id: its number in the map, from 1.
+        label: name of its class.
+        class_id: number of its class, 0…C-1.
+        is_thing: whether its class is countable; all stuff of one class is one segment.
+        score: confidence, 0…1; of merged stuff the highest.
+        area: in pixels.
+    """
+
+    id: int
+    label: str
+    class_id: int
+    is_thing: bool
+    score: float
+    area: int
+
+
+@dataclass(frozen=True)
+class PanopticMap:
+    """Which segment each pixel belongs to.
+
+    Attributes:
+        ids: int32 (height, width), 0 where there is none.
+        segments: in the order of their ids.
+    """
+
+    ids: np.ndarray
+    segments: list[Segment]
+
+
+class Detector:
+    """A model and its image processor, ready to run; a segmentation model gives detections masks, and panoptic maps.
+
+    >>> detector = Detector.from_pretrained("runs/demo/model")
+    >>> for detection in detector("street.jpg", threshold=0.5):
+    ...     print(detection.label, detection.score, detection.box)
+    """
+
+    def __init__(self, model: DetectionHead | SegmentationHead, processor: DetectionImageProcessor) -> None:
+        self.model, self.processor = model.eval(), processor
+
+    @property
+    def names(self) -> list[str]:
+        """The classes' names, in the order of `Detection.class_id`."""
+        return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def to(self, device: str | torch.device) -> Detector:
+        """Move the model to a device, and return this detector.
+
+        Raises:
+            ValueError: the device is not there, or lacks the model's type; or the model is compiled, for its device.
+        """
+        place = _existing_device(device)
+        if place.type != self.model.device.type and self.model.is_compiled:
+            raise ValueError(
+                f"the model is compiled for {self.model.device.type}: load it anew, from_pretrained(…, device={str(device)!r})"
+            )
+        check_dtype(place, self.model.dtype)
+        self.model.to(place)
+        return self
+
+    def __repr__(self) -> str:
+        config, model = self.model.config, self.model
+        size = ", ".join(f"{name} {value}" for name, value in self.processor.size.items())
+        return (
+            f"{type(self).__name__}({config.model_type}, {config.backbone}, {model.task}: {config.num_labels} classes, "
+            f"{config.num_queries} queries; {size if self.processor.do_resize else 'images as they are'}; "
+            f"{str(model.dtype).removeprefix('torch.')} on {model.device})"
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        compile: bool = False,
+        image_size: int | None = None,
+        max_size: int | None = None,
+        **options: Any,
+    ) -> Detector:
+        """Load a detector or segmentation model of either family.
+
+        Args:
+            name: a saved model's folder, an original `.pth` file, or a hub name.
+            device: None takes the best there is.
+            dtype: of weights and computation, `torch.bfloat16` or `torch.float16`, or its name; None is float32. Heads and reference
+                points are computed in float32 always.
+            compile: compile the model, see `models.deploy.compile_model`; a warning where there is no compiler.
+            image_size: short side in pixels that images are resized to; None is what the model was saved with.
+            max_size: longest long side; None is what the model was saved with, or, with `image_size`, in the same ratio.
+            options: of the models' `from_pretrained` (revision, token, configuration values, …).
+
+        The model is rearranged to predict fast and can no more be trained or saved; load one with `from_pretrained` of
+        its own class for that.
+
+        Raises:
+            OSError, ValueError: see the models' `from_pretrained`; or the device is not there or lacks the type.
+        """
+        place = best_device() if device is None else _existing_device(device)
+        kind = named_dtype(dtype) or torch.float32
+        check_dtype(place, kind)
+        files = {option: options[option] for option in HUB_OPTIONS if option in options}
+        family = model_family(name, **files)
+        models: dict[str, Any] = SEGMENTERS if has_masks(name, **files) else DETECTORS
+        model = models[family].from_pretrained(name, dtype=torch.float32, **options)
+        processor = IMAGE_PROCESSORS[family].from_pretrained(name, **files)
+        if image_size is not None or max_size is not None:
+            processor.do_resize, processor.size = True, _other_size(processor.size, image_size, max_size)
+        prepare_for_inference(model, place, kind)
+        if compile:
+            compile_model(model)
+        return cls(model, processor)
+
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...], threshold: float = 0.5) -> list[list[Detection]]: ...
+
+    @overload
+    def __call__(self, image: Any, threshold: float = 0.5) -> list[Detection]: ...
+
+    def __call__(self, image: Any, threshold: float = 0.5) -> Any:
+        """Detect in one image; best first. In several (a list, a batch (B, 3, H, W), or what yields images), as `detect`.
+
+        Args:
+            image: a path, a PIL image, an array or a tensor (H, W), (3, H, W) or (H, W, 3), uint8 or floats in 0…1; the
+                bytes of a file, or an open one.
+            threshold: least score, 0…1.
+
+        Raises:
+            OSError, TypeError, ValueError, RuntimeError: see `detect`.
+        """
+        found = self.detect(image, threshold)
+        return found if _is_many(image) or _yields_images(image) else found[0]
+
+    def detect(self, images: Any, threshold: float = 0.5) -> list[list[Detection]]:
+        """Detect in several images; what each gives does not depend on the others.
+
+        Args:
+            images: a list, or anything that yields images (see `__call__`), read some at a time; an array or tensor of 4
+                dimensions; or a single image.
+            threshold: least score, 0…1.
+
+        Raises:
+            OSError: a file cannot be read.
+            TypeError, ValueError: what is given is no image, or one that memory would not hold; or the threshold is not in
+                0…1.
+            RuntimeError: memory ran out; the message says what to do.
+        """
+        _check_score("threshold", threshold)
+        return [list(self.named(result)) for result in self._results(images, threshold, self.model.task)]
+
+    def panoptic(self, image: Any, threshold: float | None = None) -> PanopticMap:
+        """Give each pixel of an image to a segment, things and stuff, merged as in the DETR paper.
+
+        Args:
+            image: see `__call__`.
+            threshold: least score of a segment, 0…1; None is 0.85 for DETR and 0.3 for Conditional DETR.
+
+        Raises:
+            OSError, TypeError: see `detect`.
+            ValueError: the model is not a panoptic one, or see `detect`.
+        """
+        if self.model.task != "panoptic":
+            raise ValueError(
+                "panoptic maps need a segmentation model whose configuration says which classes are things (is_thing)"
+            )
+        if threshold is not None:
+            _check_score("threshold", threshold)
+        (result,) = self._results([image], 1.0, "panoptic", threshold)
+        return self.named_map(result)
+
+    def _results(
+        self, images: Any, threshold: float, task: Task, panoptic_threshold: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        coming = iter(image_list(images) if _is_many(images) or not _yields_images(images) else images)
+        while window := list(islice(coming, WINDOW)):
+            yield from self._results_of_window(window, threshold, task, panoptic_threshold)
+            del window  # before the next images come
+
+    def _results_of_window(
+        self, images: list[Any], threshold: float, task: Task, panoptic_threshold: float | None
+    ) -> list[dict[str, Any]]:
+        sizes: list[tuple[int, int]] = []
+        prepared: list[Tensor] = []
+        for image in images:
+            if is_image_file(image):
+                if hasattr(image, "read") and not image.seekable():  # it can be read once only
+                    image = image.read()
+                sizes.append(image_size(image))
+                self._check_size(sizes[-1])
+                prepared.append(read_prepared(image, self.processor, sizes[-1]))
+                continue
+            tensor = _as_uint8(as_rgb_tensor(image))
+            sizes.append((tensor.shape[-2], tensor.shape[-1]))
+            self._check_size(sizes[-1])
+            prepared.append(prepare(tensor, self.processor))
+        results: list[Any] = [None] * len(sizes)
+        canvases = [canvas_of(size, self.processor, self.model.canvas_step) for size in sizes]
+        few_sizes = self.model.recorded_shapes is not None
+        for batch in batches_of_canvases(canvases, BATCH, self.model.device, few_sizes):
+            found = detect_batch(
+                self.model, self.processor, [prepared[i] for i in batch], [sizes[i] for i in batch], threshold,
+                task=task, panoptic_threshold=panoptic_threshold,
+            )  # fmt: skip
+            for i, one in zip(batch, found, strict=True):
+                results[i] = one
+        return results
+
+    def _check_size(self, size: tuple[int, int]) -> None:
+        check_size(canvas_of(size, self.processor), self.model.device, self.model.dtype)
+
+    def named(self, result: dict[str, Any]) -> Iterator[Detection]:
+        """Turn `scores`, `labels`, `boxes` and perhaps `masks` of one image into detections."""
+        names = self.model.config.id2label
+        rows = zip(result["labels"].tolist(), result["scores"].tolist(), result["boxes"].tolist(), strict=True)
+        masks = result.get("masks") or [None] * len(result["labels"])
+        for (label, score, (x0, y0, x1, y1)), mask in zip(rows, masks, strict=True):
+            yield Detection(names[label], score, (x0, y0, x1, y1), label, mask)
+
+    def named_map(self, result: dict[str, Any]) -> PanopticMap:
+        """Turn `segmentation` and `segments_info` of one image into a map."""
+        names = self.model.config.id2label
+        segments = [
+            Segment(s["id"], names[s["label_id"]], s["label_id"], s["isthing"], s["score"], s["area"])
+            for s in result["segments_info"]
+        ]
+        return PanopticMap(result["segmentation"].numpy(), segments)
+
+
+def best_device() -> torch.device:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if accelerator is None else accelerator
+
+
+def _existing_device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device {str(name)!r} is not there; this machine's best is {str(best_device())!r}") from None
+    return device
+
+
+def _is_many(images: Any) -> bool:
+    """Whether this is a list of images, or a batch."""
+    return isinstance(images, list | tuple) or (isinstance(images, np.ndarray | Tensor) and images.ndim == 4)
+
+
+def _yields_images(images: Any) -> bool:
+    return (
+        isinstance(images, Iterable)
+        and not isinstance(images, np.ndarray | Tensor | dict)
+        and not is_image_file(images)
+    )
+
+
+def _check_score(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+
+
+def _other_size(size: dict[str, int], image_size: int | None, max_size: int | None) -> dict[str, int]:
+    """A processor's size with another short side, or another limit of the long one."""
+    short = image_size if image_size is not None else size.get("shortest_edge")
+    if short is None:
+        raise ValueError(
+            f"max_size alone says too little where the image processor's size is {size}: give image_size too"
+        )
+    if max_size is None:
+        plain = size if {"shortest_edge", "longest_edge"} <= size.keys() else size_dict()
+        max_size = round(short * plain["longest_edge"] / plain["shortest_edge"])
+    return size_dict({"shortest_edge": short, "longest_edge": max_size})
+
+
+def _as_uint8(image: Tensor) -> Tensor:
+    """Floats are taken as 0…1."""
+    if image.dtype == torch.uint8:
+        return image
+    if image.numel() and (image.min() < 0 or image.max() > 1):
+        raise ValueError("an image of floats must be in 0…1")
+    return (image * 255).round().to(torch.uint8)

@@ -1,0 +1,1 @@
+"""Predictions to results: detections, masks, panoptic maps."""

@@ -1,0 +1,1 @@
+"""Training: recipe, setup, loop, state, log."""

@@ -1,0 +1,1 @@
+"""What users of transformers know: image processors, their batches and annotations, and the Auto classes."""

@@ -1,0 +1,311 @@
+"""COCO annotations -> labels: what the loss compares predictions with.
+
+Labels are a dict of tensors with transformers' keys: `class_labels` (n,) int64, `boxes` (n, 4) float32, `masks`
+(n, H, W) bool where asked for, `image_id` (1,) int64, `area` (n,) float32 in pixels, `iscrowd` (n,) int64, all 0,
+`orig_size` (2,) and `size` (2,) int64, (height, width) as read and as resized. Crowds are left out of all of them alike
+(docs/correctness.md, trap 6): transformers builds masks from crowds too, and fails. Objects whose box has no area inside
+the image are left out as well.
+
+Order of use: `detection_labels` or `panoptic_labels`, `resize_labels`, `relative_labels`, `pad_labels`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..images.pixels import resize
+from ..images.read import read_image
+
+Labels = dict[str, Tensor]
+
+
+def detection_labels(annotation: Mapping[str, Any], height: int, width: int, return_masks: bool = False) -> Labels:
+    """Labels of one image from its COCO detection annotation.
+
+    Args:
+        annotation: {"image_id": int, "annotations": [{"category_id", "bbox": (x, y, w, h) in pixels, "area"?, "iscrowd"?,
+            "segmentation" if `return_masks`}, ...]}. Without an area, that of the box is taken.
+        height, width: the image's size in pixels.
+        return_masks: `masks` as well.
+
+    Returns:
+        labels, `boxes` (x0, y0, x1, y1) in pixels, clipped to the image.
+
+    Raises:
+        ValueError: not of that form; one line that names what is missing.
+    """
+    check_annotation(annotation, "coco_detection")
+    image_id = annotation["image_id"]
+    objects = [item for item in annotation["annotations"] if not item.get("iscrowd", 0)]
+    for item in objects:
+        _require(item, ("category_id", "bbox", "segmentation") if return_masks else ("category_id", "bbox"), image_id)
+
+    boxes = _float_tensor([item["bbox"] for item in objects], (len(objects), 4), "bbox", image_id)
+    areas = [item["area"] if item.get("area") is not None else item["bbox"][2] * item["bbox"][3] for item in objects]
+    boxes[:, 2:] += boxes[:, :2]
+    boxes[:, 0::2].clamp_(0, width)
+    boxes[:, 1::2].clamp_(0, height)
+    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+
+    labels = _labels(
+        image_id,
+        class_labels=_int_tensor([item["category_id"] for item in objects], "category_id", image_id)[kept],
+        boxes=boxes[kept],
+        area=_float_tensor(areas, (len(objects),), "area", image_id)[kept],
+        size=(height, width),
+    )
+    if return_masks:
+        segmentations = [item["segmentation"] for item, keep in zip(objects, kept.tolist(), strict=True) if keep]
+        labels["masks"] = masks_from_segmentations(segmentations, height, width)
+    return labels
+
+
+def panoptic_labels(
+    annotation: Mapping[str, Any],
+    height: int,
+    width: int,
+    masks_path: str | os.PathLike[str] | None,
+    return_masks: bool = True,
+) -> Labels:
+    """Labels of one image from its COCO panoptic annotation and the PNG file that colours its segments.
+
+    A box spans the first to the last pixel of its segment, both as coordinates, as in the original DETR; segments of
+    which the PNG has no pixel are left out.
+
+    Args:
+        annotation: {"image_id" (or "id"): int, "file_name": str, "segments_info": [{"id", "category_id", "area"?,
+            "iscrowd"?}, ...]}. Without an area, the number of pixels is taken.
+        height, width: the image's size in pixels.
+        masks_path: the folder that has `file_name`.
+        return_masks: `masks` as well.
+
+    Returns:
+        labels, `boxes` (x0, y0, x1, y1) in pixels.
+
+    Raises:
+        OSError: the PNG file is not there or not readable.
+        ValueError: not of that form, or a PNG of another size; one line that names what is missing.
+    """
+    check_annotation(annotation, "coco_panoptic")
+    if masks_path is None:
+        raise ValueError("panoptic annotations need masks_path, the folder that has their PNG files")
+    image_id = annotation["image_id"] if "image_id" in annotation else annotation["id"]
+    path = Path(masks_path) / annotation["file_name"]
+    ids = segment_ids(read_image(path, exif=False))
+    if tuple(ids.shape) != (height, width):
+        raise ValueError(f"{path}: {ids.shape[0]} x {ids.shape[1]} pixels, but its image has {height} x {width}")
+
+    segments = [item for item in annotation["segments_info"] if not item.get("iscrowd", 0)]
+    for item in segments:
+        _require(item, ("id", "category_id"), image_id)
+    masks = ids == _int_tensor([item["id"] for item in segments], "id", image_id)[:, None, None]  # (n, H, W)
+    kept = masks.flatten(1).any(1)
+    masks = masks[kept]
+    pixels = masks.flatten(1).sum(1)
+    segments = [item for item, keep in zip(segments, kept.tolist(), strict=True) if keep]
+    areas = [item.get("area") for item in segments]
+
+    labels = _labels(
+        image_id,
+        class_labels=_int_tensor([item["category_id"] for item in segments], "category_id", image_id),
+        boxes=boxes_around_masks(masks),
+        area=_float_tensor(
+            [count if area is None else area for area, count in zip(areas, pixels.tolist(), strict=True)],
+            (len(areas),),
+            "area",
+            image_id,
+        ),
+        size=(height, width),
+    )
+    if return_masks:
+        labels["masks"] = masks
+    return labels
+
+
+def resize_labels(labels: Labels, height: int, width: int) -> Labels:
+    """The labels of the image resized to `height` x `width`; boxes in pixels, masks by the nearest pixel."""
+    old_height, old_width = labels["size"].tolist()
+    ratio_height, ratio_width = height / old_height, width / old_width
+    resized = dict(labels)
+    resized["boxes"] = labels["boxes"] * torch.tensor([ratio_width, ratio_height, ratio_width, ratio_height])
+    resized["area"] = labels["area"] * (ratio_width * ratio_height)
+    resized["size"] = torch.tensor([height, width])
+    if "masks" in labels:
+        masks = labels["masks"].to(torch.uint8)
+        if len(masks):
+            resized["masks"] = resize(masks, (height, width), Image.Resampling.NEAREST).bool()
+        else:
+            resized["masks"] = torch.zeros((0, height, width), dtype=torch.bool)
+    return resized
+
+
+def relative_labels(labels: Labels) -> Labels:
+    """The labels with boxes (cx, cy, w, h) relative to their image, 0..1, from (x0, y0, x1, y1) in pixels."""
+    height, width = labels["size"].tolist()
+    return {**labels, "boxes": relative_boxes(labels["boxes"], height, width)}
+
+
+def pad_labels(labels: Labels, height: int, width: int) -> Labels:
+    """The labels of the image padded below and to the right to `height` x `width`.
+
+    Masks get the canvas's size. Boxes and `size` stay those of the image without its padding, which is what predictions
+    are relative to (docs/correctness.md, trap 7); transformers makes them relative to the canvas.
+    """
+    if "masks" not in labels:
+        return labels
+    masks = labels["masks"]
+    padding = (0, width - masks.shape[-1], 0, height - masks.shape[-2])
+    return {**labels, "masks": torch.nn.functional.pad(masks, padding)}
+
+
+def relative_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(n, 4) boxes (x0, y0, x1, y1) in pixels of a `height` x `width` image -> (cx, cy, w, h) relative, 0..1."""
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return torch.stack([(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height], dim=-1)
+
+
+def mask_from_segmentation(segmentation: Any, height: int, width: int) -> Tensor:
+    """One object's COCO segmentation as a mask: bool (height, width), the pixels that pycocotools gives.
+
+    Arguments and errors are those of `run_lengths`.
+    """
+    from hotcoco import mask as coco_mask  # only those who have masks wait for it
+
+    return torch.from_numpy(coco_mask.decode(run_lengths(segmentation, height, width))).bool().contiguous()
+
+
+def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """One object's COCO segmentation as compressed run lengths.
+
+    Args:
+        segmentation: polygons, [[x0, y0, x1, y1, ...], ...] in pixels, of which the union is taken; or run lengths,
+            {"size": [height, width], "counts": list, str or bytes}. An empty list is an empty mask.
+        height, width: the image's size.
+
+    Returns:
+        {"size": [height, width], "counts": bytes}, as pycocotools has them.
+
+    Raises:
+        ValueError: neither, numbers that make no polygon, or run lengths of another size; one line.
+    """
+    from hotcoco import mask as coco_mask
+
+    if isinstance(segmentation, Mapping):
+        counts = segmentation.get("counts")
+        size = segmentation.get("size")
+        if "counts" not in segmentation or not isinstance(size, Sequence) or list(size) != [height, width]:
+            raise ValueError(
+                f"a run-length segmentation needs 'counts' and the size {[height, width]} of its image, "
+                f"got the size {reprlib.repr(size)}"
+            )
+        try:
+            if isinstance(counts, list) and sum(counts) != height * width:
+                raise ValueError(
+                    f"its counts add up to {reprlib.repr(sum(counts))}, not to {height} x {width} = {height * width}"
+                )
+            return coco_mask.frPyObjects(dict(segmentation), height, width)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"a run-length segmentation cannot be read: {error}") from None
+    if not isinstance(segmentation, Sequence) or isinstance(segmentation, (str, bytes)):
+        raise ValueError(f"a segmentation must be a list of polygons or run lengths, got {type(segmentation).__name__}")
+    if not segmentation:
+        return coco_mask.frPyObjects({"size": [height, width], "counts": [height * width]}, height, width)
+    # Four numbers would be read as a box, not as a line; a polygon has at least three points.
+    if any(not isinstance(polygon, Sequence) or len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+        raise ValueError("a segmentation's polygons must be lists of at least 3 points, [x0, y0, x1, y1, x2, y2, ...]")
+    try:
+        polygons = [[float(value) for value in polygon] for polygon in segmentation]
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("a segmentation's polygons must be lists of numbers") from None
+    if not all(math.isfinite(sum(polygon)) for polygon in polygons):
+        raise ValueError("a segmentation's polygons must be finite numbers")
+    outlines = coco_mask.frPyObjects(polygons, height, width)
+    return outlines[0] if len(outlines) == 1 else coco_mask.merge(outlines)
+
+
+def masks_from_segmentations(segmentations: Sequence[Any], height: int, width: int) -> Tensor:
+    """COCO segmentations as masks, bool (n, height, width); see `mask_from_segmentation`."""
+    if not segmentations:
+        return torch.zeros((0, height, width), dtype=torch.bool)
+    return torch.stack([mask_from_segmentation(segmentation, height, width) for segmentation in segmentations])
+
+
+def segment_ids(colors: Tensor) -> Tensor:
+    """Colours of a panoptic PNG, uint8 (3, H, W), as segment ids R + 256 G + 65536 B, int64 (H, W)."""
+    red, green, blue = colors.to(torch.int64)
+    return red + 256 * green + 65536 * blue
+
+
+def boxes_around_masks(masks: Tensor) -> Tensor:
+    """bool (n, H, W), none of them empty -> float32 (n, 4): the first and last column and row, (x0, y0, x1, y1)."""
+    if not len(masks):
+        return torch.zeros((0, 4))
+    columns, rows = masks.any(1).to(torch.uint8), masks.any(2).to(torch.uint8)  # (n, W), (n, H)
+    first = [columns.argmax(1), rows.argmax(1)]  # argmax gives the first of equal values
+    last = [line.shape[1] - 1 - line.flip(1).argmax(1) for line in (columns, rows)]
+    return torch.stack(first + last, dim=1).float()
+
+
+def check_annotation(annotation: Any, format: str) -> None:
+    """Raises ValueError, one line that names what is missing, unless `annotation` is one image's COCO annotation.
+
+    Args:
+        annotation: anything.
+        format: "coco_detection" or "coco_panoptic".
+    """
+    items = "annotations" if format == "coco_detection" else "segments_info"
+    needed = ("image_id", items) if format == "coco_detection" else ("image_id", "file_name", items)
+    if not isinstance(annotation, Mapping):
+        raise ValueError(f"a {format} annotation must be a dict with {_names(needed)}, got {type(annotation).__name__}")
+    has_id = "image_id" in annotation or (format == "coco_panoptic" and "id" in annotation)
+    missing = [name for name in needed if name not in annotation and not (name == "image_id" and has_id)]
+    if missing:
+        raise ValueError(f"a {format} annotation needs {_names(needed)}; missing: {_names(missing)}")
+    if not isinstance(annotation[items], (list, tuple)) or not all(isinstance(x, Mapping) for x in annotation[items]):
+        raise ValueError(f"'{items}' of a {format} annotation must be a list of dicts")
+
+
+def _labels(image_id: Any, *, class_labels: Tensor, boxes: Tensor, area: Tensor, size: tuple[int, int]) -> Labels:
+    return {
+        "image_id": _int_tensor([image_id], "image_id", image_id),
+        "class_labels": class_labels,
+        "boxes": boxes,
+        "area": area,
+        "iscrowd": torch.zeros_like(class_labels),
+        "orig_size": torch.tensor(size),
+        "size": torch.tensor(size),
+    }
+
+
+def _require(item: Mapping[str, Any], names: Sequence[str], image_id: Any) -> None:
+    missing = [name for name in names if name not in item]
+    if missing:
+        raise ValueError(f"an object of image {image_id} lacks {_names(missing)}")
+
+
+def _int_tensor(values: list[Any], name: str, image_id: Any) -> Tensor:
+    try:
+        return torch.tensor([int(value) for value in values], dtype=torch.int64)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # the last: more than 64 bits
+        raise ValueError(f"{name} of image {image_id} must be integers, got {values}") from None
+
+
+def _float_tensor(values: list[Any], shape: tuple[int, ...], name: str, image_id: Any) -> Tensor:
+    try:
+        return torch.tensor(values, dtype=torch.float32).reshape(shape)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        form = "4 numbers (x, y, width, height)" if name == "bbox" else "numbers"
+        raise ValueError(f"{name} of every object of image {image_id} must be {form}, got {values}") from None
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)

@@ -1,0 +1,65 @@
+"""The image processor of whichever family a checkpoint is of."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints.hub import find_file
+from ..checkpoints.read import model_family
+from ..files import read_json
+from ..options import shown
+from .image_processor import (
+    CONFIG_NAME,
+    LOADING_OPTIONS,
+    ConditionalDetrImageProcessor,
+    DetectionImageProcessor,
+    DetrImageProcessor,
+)
+
+IMAGE_PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
+    "conditional_detr": ConditionalDetrImageProcessor,
+    "detr": DetrImageProcessor,
+}
+_FAMILY_OF = {
+    f"{prefix}{kind}": family
+    for prefix, family in (("ConditionalDetr", "conditional_detr"), ("Detr", "detr"))
+    for kind in ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")
+}
+
+
+class AutoImageProcessor:
+    """Makes a `ConditionalDetrImageProcessor` or a `DetrImageProcessor`, as the model's `model_type` says, or where
+    there is no model the processor's own type."""
+
+    def __init__(self) -> None:
+        raise TypeError("use AutoImageProcessor.from_pretrained(name)")
+
+    @staticmethod
+    def from_pretrained(
+        pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
+    ) -> DetectionImageProcessor:
+        """Read the processor of a checkpoint: a folder, a `.pth` file or a hub name. See
+        `DetectionImageProcessor.from_pretrained`."""
+        files = {option: options[option] for option in LOADING_OPTIONS if option in options}
+        family = _family(pretrained_model_name_or_path, files)
+        return IMAGE_PROCESSORS[family].from_pretrained(pretrained_model_name_or_path, **options)
+
+
+def _family(name: str | os.PathLike[str], files: dict[str, Any]) -> str:
+    path = Path(name)
+    if (path.is_dir() and not (path / "config.json").is_file()) or path.suffix == ".json":
+        found = path if path.is_file() else find_file(str(name), CONFIG_NAME)
+        assert found is not None, "a required file is found or raises"
+        path = found
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is not an image processor's configuration: a JSON object is needed")
+        kind = values.get("image_processor_type", values.get("feature_extractor_type"))
+        if not isinstance(kind, str) or kind not in _FAMILY_OF:
+            raise ValueError(
+                f"{path} is of image_processor_type {shown(kind)}; this package knows {', '.join(_FAMILY_OF)}"
+            )
+        return _FAMILY_OF[kind]
+    return model_family(str(name), **files)
