@@ -23,11 +23,12 @@ dependencies = ["torch", "torchvision", "timm", "scipy", "safetensors", "hugging
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from conditional_detr.checkpoints.names import MASK_PREFIXES, to_memory  # noqa: E402
+from conditional_detr.classes import SigmoidClasses, SoftmaxClasses  # noqa: E402
 from conditional_detr.images.pixels import pad  # noqa: E402
 from conditional_detr.models.detector import DETECTORS, DetectionHead  # noqa: E402
 from conditional_detr.models.outputs import SegmentationOutput  # noqa: E402
 from conditional_detr.models.segmenter import SEGMENTERS, SegmentationHead  # noqa: E402
-from conditional_detr.results.detections import conditional_detr_detections, detr_detections  # noqa: E402
+from conditional_detr.results.detections import detections  # noqa: E402
 from conditional_detr.results.panoptic_files import panoptic_png_bytes  # noqa: E402
 from conditional_detr.results.segments import merge_panoptic  # noqa: E402
 
@@ -110,8 +111,9 @@ class PostProcess(nn.Module):
         Raises:
             ValueError: `target_sizes` is not one pair an image.
         """
-        detections = conditional_detr_detections if self.family == "conditional_detr" else detr_detections
-        return detections(outputs["pred_logits"], outputs["pred_boxes"], target_sizes, threshold=-1.0)
+        sigmoid = self.family == "conditional_detr"
+        classes, top_k = (SigmoidClasses(), 100) if sigmoid else (SoftmaxClasses(), None)
+        return detections(outputs["pred_logits"], outputs["pred_boxes"], classes, target_sizes, -1.0, top_k)
 
 
 class PostProcessPanoptic(nn.Module):
@@ -154,7 +156,7 @@ class PostProcessPanoptic(nn.Module):
                     for s in one["segments_info"]
                 ],
             }
-            for one in merge_panoptic(named, False, sizes, things, self.threshold)
+            for one in merge_panoptic(named, SoftmaxClasses(), sizes, things, self.threshold)
         ]
 
 

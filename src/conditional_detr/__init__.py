@@ -41,7 +41,8 @@ if TYPE_CHECKING:
         DetrModel,
     )
     from .models.segmenter import ConditionalDetrForSegmentation, DetrForSegmentation
-    from .predict.detector import Detection, Detector
+    from .predict.detector import Detector
+    from .results.named import Detection
     from .transformers.auto_model import AutoModelForImageSegmentation, AutoModelForObjectDetection
     from .transformers.auto_processor import AutoImageProcessor
     from .transformers.image_processor import (

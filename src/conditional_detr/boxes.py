@@ -42,3 +42,9 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     hull = (torch.maximum(ax1, bx1) - torch.minimum(ax0, bx0)) * (torch.maximum(ay1, by1) - torch.minimum(ay0, by0))
     # inter / union - (hull - union) / hull
     return inter / union.clamp(min=TINY) + union / hull.clamp(min=TINY) - 1
+
+
+def relative_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """(n, 4) boxes (x0, y0, x1, y1) in pixels of a `height` x `width` image -> (cx, cy, w, h) relative, 0..1."""
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return torch.stack([(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height], dim=-1)

@@ -10,16 +10,11 @@ from PIL import Image
 
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.formats.coco import find_split, read_coco
-from conditional_detr.data.samples import (
-    TrainingBatches,
-    TrainingSet,
-    batches_by_shape,
-    collate,
-    read_sized_image,
-)
+from conditional_detr.data.samples import TrainingBatches, TrainingSet, collate, read_sized_image
 from conditional_detr.data.transforms import augment, training_transform
 from conditional_detr.images.read import image_size
 from conditional_detr.images.sizes import output_size
+from conditional_detr.predict.batches import batches_by_shape
 
 PLAIN = Augmentation(horizontal_flip=0, crop=0, scales=[64])
 

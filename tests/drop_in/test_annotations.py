@@ -9,16 +9,18 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from torchvision.ops import masks_to_boxes
 
-from conditional_detr.transformers.annotations import (
+from conditional_detr.coco_masks import (
     boxes_around_masks,
-    detection_labels,
     mask_from_segmentation,
     masks_from_segmentations,
+    segment_ids,
+)
+from conditional_detr.transformers.annotations import (
+    detection_labels,
     pad_labels,
     panoptic_labels,
     relative_labels,
     resize_labels,
-    segment_ids,
 )
 
 TRIANGLE = [[2.0, 2.0, 20.0, 2.0, 2.0, 16.0]]

@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from conditional_detr.models.deploy import prepare_for_inference
 from conditional_detr.models.detector import DETECTORS
 from conditional_detr.predict import stream
-from conditional_detr.predict.stream import Wanted, batches_of_canvases, detect_batch, start
+from conditional_detr.predict.batches import batches_of_canvases
+from conditional_detr.predict.stream import Wanted, detect_batch, start
 from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from conditional_detr.predict.detector import Detection
+from conditional_detr.coco_masks import encode_segmentation
 from conditional_detr.predict.draw import draw_comparison, draw_detections, drawn_size
-from conditional_detr.transformers.annotations import run_lengths
+from conditional_detr.results.named import Detection
 
 GREY = torch.full((3, 480, 640), 128, dtype=torch.uint8)
 
@@ -70,7 +70,7 @@ def test_small_masks_lie_over_large_ones():
     found = []
     for i, (low, high) in enumerate(((100, 200), (50, 300))):
         outline = [[low, low, high, low, high, high, low, high]]
-        found.append(Detection("cat", 0.9, (low, low, high, high), i, run_lengths(outline, 480, 640)))
+        found.append(Detection("cat", 0.9, (low, low, high, high), i, encode_segmentation(outline, 480, 640)))
     picture = np.asarray(draw_detections(GREY, found, labels=False))
     inner, outer, outside = picture[150, 150], picture[250, 250], picture[400, 400]
     assert (inner != outer).any() and (outer != outside).any() and (outside == 128).all()

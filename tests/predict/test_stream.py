@@ -10,7 +10,8 @@ from small_models import randomise, small_model
 from conditional_detr import ConditionalDetrImageProcessor
 from conditional_detr.images.read import read_image
 from conditional_detr.models.deploy import GPU_CANVAS_STEP, prepare_for_inference
-from conditional_detr.predict.stream import Source, batches_of_canvases, canvas_of, detect, detect_batch, prepare
+from conditional_detr.predict.batches import batches_of_canvases, canvas_of
+from conditional_detr.predict.stream import Source, detect, detect_batch, prepare
 
 
 def photograph_sizes(count=50):

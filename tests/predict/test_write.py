@@ -10,7 +10,8 @@ from small_models import randomise, small_model
 
 from conditional_detr import ConditionalDetrImageProcessor, Detector
 from conditional_detr.cli import main
-from conditional_detr.predict.write import draw_detections, find_images, predict
+from conditional_detr.predict.draw import draw_detections
+from conditional_detr.predict.write import find_images, predict
 
 
 @pytest.fixture(scope="module")

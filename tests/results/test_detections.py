@@ -1,5 +1,6 @@
 """Post-processing, against the original implementations' and transformers' results."""
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +10,16 @@ import transformers
 from golden_cases import golden
 from torch import Tensor
 
-from conditional_detr.results.detections import conditional_detr_detections, detr_detections
+from conditional_detr.classes import SigmoidClasses, SoftmaxClasses
+from conditional_detr.results.detections import detections
 from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 
 pytestmark = pytest.mark.numeric
 
-DETECTIONS = {"conditional_detr": conditional_detr_detections, "detr": detr_detections}
+DETECTIONS = {
+    "conditional_detr": partial(detections, classes=SigmoidClasses()),
+    "detr": partial(detections, classes=SoftmaxClasses(), top_k=None),
+}
 
 
 def assert_same(detections: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -28,7 +33,7 @@ def test_detections_are_those_of_the_original_implementation(family: str) -> Non
     cases, facts = golden(f"{family}_criterion")
     sizes = facts["target_sizes"]
     for given_sizes in (sizes, torch.tensor(sizes)):
-        results = DETECTIONS[family](cases["logits"][-1], cases["boxes"][-1], given_sizes, threshold=-1.0)
+        results = DETECTIONS[family](cases["logits"][-1], cases["boxes"][-1], target_sizes=given_sizes, threshold=-1.0)
         for index, result in enumerate(results):
             assert_same(result, {name: cases[f"post_{name}{index}"] for name in result})
 
@@ -38,7 +43,7 @@ def test_detections_are_those_of_the_original_implementation(family: str) -> Non
 def test_detections_of_a_whole_model_are_those_of_the_original(family: str, index: int) -> None:
     cases, _ = golden(f"{family}_r18")
     logits, boxes = cases[f"logits{index}"][-1:], cases[f"boxes{index}"][-1:]
-    (result,) = DETECTIONS[family](logits, boxes, [(480, 640)], threshold=-1.0)
+    (result,) = DETECTIONS[family](logits, boxes, target_sizes=[(480, 640)], threshold=-1.0)
     assert_same(result, {name: cases[f"post_{name}{index}"] for name in result})
 
 
@@ -70,22 +75,24 @@ def test_the_processors_detect_what_transformers_detects(threshold: float, sizes
 
 def test_detr_gives_its_best_queries_first_when_asked_for_some() -> None:
     logits, boxes = torch.randn(1, 20, 5), torch.rand(1, 20, 4)
-    (every,) = detr_detections(logits, boxes, threshold=-1.0)
-    (best,) = detr_detections(logits, boxes, threshold=-1.0, top_k=3)
+    (every,) = DETECTIONS["detr"](logits, boxes, threshold=-1.0)
+    (best,) = DETECTIONS["detr"](logits, boxes, threshold=-1.0, top_k=3)
     assert torch.equal(best["scores"], every["scores"].sort(descending=True).values[:3])
 
 
 def test_a_score_that_is_not_a_number_hides_no_other() -> None:
     logits = torch.tensor([[[float("nan"), 3.0], [2.0, -9.0]]])
-    (result,) = conditional_detr_detections(logits, torch.rand(1, 2, 4))
+    (result,) = DETECTIONS["conditional_detr"](logits, torch.rand(1, 2, 4))
     assert result["labels"].tolist() == [1, 0]
 
 
 def test_half_precision_outputs_give_boxes_to_a_pixel() -> None:
     boxes = torch.rand(1, 50, 4)
     logits = torch.randn(1, 50, 3)
-    (exact,) = detr_detections(logits.bfloat16().float(), boxes.bfloat16().float(), [(800, 1333)], threshold=-1.0)
-    (half,) = detr_detections(logits.bfloat16(), boxes.bfloat16(), [(800, 1333)], threshold=-1.0)
+    (exact,) = DETECTIONS["detr"](
+        logits.bfloat16().float(), boxes.bfloat16().float(), target_sizes=[(800, 1333)], threshold=-1.0
+    )
+    (half,) = DETECTIONS["detr"](logits.bfloat16(), boxes.bfloat16(), target_sizes=[(800, 1333)], threshold=-1.0)
     assert_same(half, exact)
 
 

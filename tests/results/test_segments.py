@@ -13,8 +13,9 @@ from torch.nn import functional
 from transformers.models.detr.image_processing_detr import compute_segments
 
 from conditional_detr import ConditionalDetrForSegmentation
+from conditional_detr.classes import SigmoidClasses, SoftmaxClasses
 from conditional_detr.results import segments
-from conditional_detr.results.segments import instance_masks, merge_panoptic, run_lengths
+from conditional_detr.results.segments import instance_masks, map_runs, merge_panoptic
 from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 
 pytestmark = pytest.mark.numeric
@@ -38,6 +39,10 @@ def random_outputs(seed: int, sigmoid: bool = False, queries: int = 20) -> Simpl
     masks = 4 * (radius / 3 + 1 - distance) + torch.randn(3, queries, 12, 16, generator=generator)
     boxes = torch.rand(3, queries, 4, generator=generator)
     return SimpleNamespace(logits=logits.double(), pred_masks=masks.double(), pred_boxes=boxes.double())
+
+
+def is_sigmoid(processor: Any) -> bool:
+    return isinstance(processor.classes, SigmoidClasses)
 
 
 def assert_same_maps(results: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
@@ -149,19 +154,19 @@ def test_run_lengths_are_those_of_transformers() -> None:
             assert result["segmentation"] == [[int(value) for value in runs] for runs in wanted["segmentation"]]
         # Where there is no segment, transformers gives no run lengths but a map.
         assert results[2]["segmentation"] == [[1, 12 * 16]]
-    assert run_lengths(torch.tensor([[2, 2, 0], [0, 7, 2]])) == [[3, 2], [1, 2, 6, 1], [5, 1]]
+    assert map_runs(torch.tensor([[2, 2, 0], [0, 7, 2]])) == [[3, 2], [1, 2, 6, 1], [5, 1]]
 
 
 def all_results(processor: Any, outputs: Any, sizes: list[tuple[int, int]]) -> list[list[Any]]:
     """Everything that is made of masks, an image at a time, as plain values."""
-    sigmoid = processor.sigmoid_classes
-    things = [True, False, True, False, True, False][: outputs.logits.shape[-1] - (not sigmoid)]
+    classes = processor.classes
+    things = [True, False, True, False, True, False][: classes.count(outputs.logits)]
     kinds = [
         processor.post_process_instance_segmentation(outputs, target_sizes=sizes),
         processor.post_process_panoptic_segmentation(outputs, label_ids_to_fuse={0, 1}, target_sizes=sizes),
-        [{"map": classes} for classes in processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)],
-        instance_masks(outputs, sigmoid, sizes, threshold=0.5),
-        merge_panoptic(outputs, sigmoid, sizes, things, threshold=0.5),
+        [{"map": class_map} for class_map in processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)],
+        instance_masks(outputs, classes, sizes, threshold=0.5),
+        merge_panoptic(outputs, classes, sizes, things, threshold=0.5),
     ]
     plain = [
         [{k: v.tolist() if isinstance(v, Tensor) else v for k, v in one.items()} for one in kind] for kind in kinds
@@ -171,7 +176,7 @@ def all_results(processor: Any, outputs: Any, sizes: list[tuple[int, int]]) -> l
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_an_image_gives_the_same_alone_and_padded_in_a_batch(processor) -> None:
-    outputs = random_outputs(2, processor.sigmoid_classes)
+    outputs = random_outputs(2, is_sigmoid(processor))
     cells, sizes = [(12, 10), (7, 16), (12, 16)], [(48, 40), (30, 60), (50, 61)]
     padded = outputs.pred_masks.clone()
     for image, (height, width) in enumerate(cells):
@@ -192,11 +197,9 @@ def test_an_image_gives_the_same_alone_and_padded_in_a_batch(processor) -> None:
 
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_masks_of_the_queries_needed_give_what_all_masks_give(processor) -> None:
-    outputs = random_outputs(3, processor.sigmoid_classes)
-    if processor.sigmoid_classes:
-        best = outputs.logits.sigmoid().amax(-1)
-    else:
-        best = outputs.logits.softmax(-1)[..., :-1].amax(-1)
+    outputs = random_outputs(3, is_sigmoid(processor))
+    logits = outputs.logits
+    best = (logits.sigmoid() if is_sigmoid(processor) else logits.softmax(-1)[..., :-1]).amax(-1)
     needed = [(scores > 0.5).nonzero()[:, 0].flip(0) for scores in best]  # in another order than that of queries
     assert len(needed[0]) != len(needed[1])
     count = max(len(queries) for queries in needed) + 1
@@ -223,10 +226,10 @@ def test_masks_of_the_queries_needed_give_what_all_masks_give(processor) -> None
 @pytest.mark.parametrize("mask_threshold", [0.5, 0.8])
 def test_each_detection_has_its_querys_mask(processor, mask_threshold, monkeypatch) -> None:
     monkeypatch.setattr(segments, "CHUNK", 7000)
-    outputs = random_outputs(4, processor.sigmoid_classes)
+    outputs = random_outputs(4, is_sigmoid(processor))
     sizes = [(48, 64), (30, 20), (7, 90)]
     options = {"threshold": 0.3, "target_sizes": sizes, "top_k": 30}
-    results = instance_masks(outputs, processor.sigmoid_classes, mask_threshold=mask_threshold, **options)
+    results = instance_masks(outputs, processor.classes, mask_threshold=mask_threshold, **options)
     expected = processor.post_process_object_detection(outputs, **options)
     found = []
     for image, (result, wanted) in enumerate(zip(results, expected, strict=True)):
@@ -234,7 +237,7 @@ def test_each_detection_has_its_querys_mask(processor, mask_threshold, monkeypat
             assert torch.equal(result[name], values)
         assert len(result["masks"]) == len(wanted["scores"])
         logits = outputs.logits[image]
-        probabilities = logits.sigmoid() if processor.sigmoid_classes else logits.softmax(-1)
+        probabilities = logits.sigmoid() if is_sigmoid(processor) else logits.softmax(-1)
         full = functional.interpolate(outputs.pred_masks[[image]], sizes[image], mode="bilinear")[0].sigmoid()
         for score, label, mask in zip(result["scores"], result["labels"], result["masks"], strict=True):
             (query,) = (probabilities[:, label] == score).nonzero()[:, 0].tolist()
@@ -244,22 +247,22 @@ def test_each_detection_has_its_querys_mask(processor, mask_threshold, monkeypat
             assert torch.equal(pixels[sure], (full[query] > mask_threshold)[sure])
             found.append((image, query))
     assert len(found) > 20
-    if processor.sigmoid_classes:
+    if is_sigmoid(processor):
         assert len(set(found)) < len(found)  # a query detected with two classes
 
 
 @pytest.mark.parametrize("sigmoid", [True, False])
 def test_what_has_no_mask_is_not_detected(sigmoid: bool) -> None:
-    outputs = random_outputs(0, sigmoid)
-    whole = instance_masks(outputs, sigmoid, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
+    outputs, classes = random_outputs(0, sigmoid), SigmoidClasses() if sigmoid else SoftmaxClasses()
+    whole = instance_masks(outputs, classes, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
     kept = SimpleNamespace(
         **{**vars(outputs), "logits": outputs.logits[:, :3], "pred_boxes": outputs.pred_boxes[:, :3]}
     )
     kept.pred_masks = outputs.pred_masks[:, :3]
-    expected = instance_masks(kept, sigmoid, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
+    expected = instance_masks(kept, classes, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
     outputs.mask_query_indices = torch.arange(3).expand(3, 3)
     outputs.pred_masks = outputs.pred_masks[:, :3]
-    found = instance_masks(outputs, sigmoid, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
+    found = instance_masks(outputs, classes, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
     for some, same in zip(found, expected, strict=True):
         assert some["masks"] == same["masks"] and torch.equal(some["scores"], same["scores"])
     assert 0 < len(found[0]["scores"]) < len(whole[0]["scores"])
@@ -271,7 +274,7 @@ def test_tied_scores_of_bfloat16_do_no_harm() -> None:
     model = ConditionalDetrForSegmentation(small_config(num_queries=300, num_labels=8)).eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         outputs = model(torch.randn(1, 3, 64, 64), mask_score_threshold=0.0, mask_limit=100)
-    (found,) = instance_masks(outputs, True, [(64, 64)], threshold=0.0)
+    (found,) = instance_masks(outputs, SigmoidClasses(), [(64, 64)], threshold=0.0)
     assert len(found["masks"]) == len(found["scores"]) == 100
 
 
@@ -299,7 +302,7 @@ def test_panoptic_merging_by_hand() -> None:
         labels=[2, 0, 1, 3, 2, 0],
         scores=[0.9, 0.95, 0.99, 0.8, 0.97, 0.9],
     )
-    (result,) = merge_panoptic(outputs, True, [(4, 8)], THINGS)
+    (result,) = merge_panoptic(outputs, SigmoidClasses(), [(4, 8)], THINGS)
     assert result["segmentation"].dtype == torch.int32
     assert result["segmentation"].tolist() == [[1] * 8] * 2 + [[2] * 4 + [1] * 4] * 2
     assert [item.pop("score") for item in result["segments_info"]] == pytest.approx([0.97, 0.95])
@@ -307,26 +310,28 @@ def test_panoptic_merging_by_hand() -> None:
         {"id": 1, "label_id": 2, "isthing": False, "area": 24},
         {"id": 2, "label_id": 0, "isthing": True, "area": 8},
     ]
-    (result,) = merge_panoptic(outputs, True, [(4, 8)], THINGS, min_pixels=2)
+    (result,) = merge_panoptic(outputs, SigmoidClasses(), [(4, 8)], THINGS, min_pixels=2)
     assert [item["area"] for item in result["segments_info"]] == [18, 8, 3, 3]
     assert result["segmentation"][2:].tolist() == [[2, 2, 2, 2, 4, 4, 4, 1], [2, 2, 2, 2, 1, 3, 3, 3]]
 
 
 def test_panoptic_merging_counts_pixels_of_the_target() -> None:
     outputs = panoptic_case(["90 00", "09 99"], labels=[0, 1], scores=[0.9, 0.9])
-    (small,) = merge_panoptic(outputs, True, [(2, 2)], THINGS)
+    (small,) = merge_panoptic(outputs, SigmoidClasses(), [(2, 2)], THINGS)
     assert small["segments_info"] == [] and not small["segmentation"].any()  # neither has more than 4
-    (large,) = merge_panoptic(outputs, True, [(8, 8)], THINGS)
+    (large,) = merge_panoptic(outputs, SigmoidClasses(), [(8, 8)], THINGS)
     ids = large["segmentation"]
     assert [item["area"] for item in large["segments_info"]] == [(ids == 1).sum(), (ids == 2).sum()]
     assert ids[0, 0] == 1 and ids[7, 7] == 2 and 4 < (ids == 1).sum() <= 16
-    (equal,) = merge_panoptic(panoptic_case(["55 55", "55 55"], [0, 1], [0.9, 0.99]), True, [(4, 4)], THINGS)
+    (equal,) = merge_panoptic(
+        panoptic_case(["55 55", "55 55"], [0, 1], [0.9, 0.99]), SigmoidClasses(), [(4, 4)], THINGS
+    )
     assert [(item["label_id"], item["area"]) for item in equal["segments_info"]] == [(0, 16)]  # the first of equals
 
 
 def test_panoptic_merging_reads_detrs_last_class_as_no_object() -> None:
     outputs = random_outputs(5)
-    results = merge_panoptic(outputs, False, [(48, 64)] * 3, [True] * 3 + [False] * 3, threshold=0.6)
+    results = merge_panoptic(outputs, SoftmaxClasses(), [(48, 64)] * 3, [True] * 3 + [False] * 3, threshold=0.6)
     scores, labels = outputs.logits.softmax(-1).max(-1)
     for image, result in enumerate(results[:2]):
         kept = ((scores[image] > 0.6) & (labels[image] < CLASSES)).nonzero()[:, 0]
@@ -358,4 +363,4 @@ def test_what_does_not_fit_is_named(processor) -> None:
         with pytest.raises(ValueError, match="5 masks for 20 queries need mask_query_indices"):
             method(SimpleNamespace(logits=outputs.logits, pred_masks=outputs.pred_masks[:, :5]))
     with pytest.raises(ValueError, match="is_thing must have one value for each of the model's 6 classes, got 2"):
-        merge_panoptic(outputs, False, [(4, 4)] * 3, [True, False])
+        merge_panoptic(outputs, SoftmaxClasses(), [(4, 4)] * 3, [True, False])

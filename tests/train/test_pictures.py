@@ -11,7 +11,8 @@ from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.data.samples import read_sized_image
 from conditional_detr.evaluate.evaluation import evaluate
-from conditional_detr.train.pictures import contact_sheet, draw_curves
+from conditional_detr.predict.draw import contact_sheet
+from conditional_detr.train.pictures import draw_curves
 from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
 
 

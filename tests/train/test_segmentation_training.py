@@ -20,6 +20,7 @@ from small_recipes import small_recipe
 
 from conditional_detr import ConditionalDetrForSegmentation, ConditionalDetrImageProcessor, Detector
 from conditional_detr.cli import main
+from conditional_detr.coco_masks import segment_ids
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.data.formats.coco_panoptic import read_panoptic
@@ -30,7 +31,6 @@ from conditional_detr.images.read import read_image
 from conditional_detr.predict.write import find_images
 from conditional_detr.results.panoptic_files import panoptic_row, write_panoptic_png
 from conditional_detr.train.loop import train
-from conditional_detr.transformers.annotations import segment_ids
 
 PROCESSOR = ConditionalDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 128})
 

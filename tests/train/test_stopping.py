@@ -16,9 +16,9 @@ from small_recipes import small_recipe
 
 from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.files import read_json
-from conditional_detr.stopping import StopRequest
+from conditional_detr.stopping import Interrupted, StopRequest
 from conditional_detr.train import loop as train_module
-from conditional_detr.train.loop import Interrupted, TrainingError, train
+from conditional_detr.train.loop import TrainingError, train
 from conditional_detr.train.state import Pace, checkpoints, newest_checkpoint
 
 

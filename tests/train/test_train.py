@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from small_models import small_model
 from small_recipes import small_recipe
 
-from conditional_detr.train.loop import Interrupted, TrainingError, train
+from conditional_detr.stopping import Interrupted
+from conditional_detr.train.loop import TrainingError, train
 from conditional_detr.train.optimizer import learning_rate_factor
 from conditional_detr.train.recipe import Recipe, find_recipe, recipe_names
 from conditional_detr.train.state import checkpoints, newest_checkpoint, save_checkpoint

@@ -16,9 +16,9 @@ from ..data.scenes import generate_scenes
 from ..evaluate.evaluation import evaluate
 from ..files import write_atomically, write_json
 from ..predict.detector import Detector
+from ..predict.draw import contact_sheet
 from ..predict.write import find_images, predict
 from ..train.loop import train
-from ..train.pictures import contact_sheet
 from ..train.recipe import Recipe, find_recipe
 from ..train.setup import read_split_files
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..coco_masks import boxes_around_masks, segment_ids
 from ..images.read import read_image
-from ..transformers.annotations import boxes_around_masks, segment_ids
 from .sharing import Shared
 
 # Pixels of full-size masks decoded at once: small images go through the transform together, large ones one by one.

@@ -229,15 +229,3 @@ class TrainingBatches(Sampler):
         ]
         batches = np.concatenate(grouped).reshape(-1, self.batch_size)
         return rng.permutation(batches).reshape(-1)
-
-
-def batches_by_shape(shapes: np.ndarray, batch_size: int) -> list[list[int]]:
-    """Split images into batches of one shape each, so that nothing is padded; every image once.
-
-    Args:
-        shapes: (N, 2) height and width as the model will see them.
-    """
-    order = np.lexsort((shapes[:, 1], shapes[:, 0]))
-    changes = np.flatnonzero((np.diff(shapes[order], axis=0) != 0).any(1)) + 1
-    runs = np.split(order, changes)
-    return [run[i : i + batch_size].tolist() for run in runs for i in range(0, len(run), batch_size)]

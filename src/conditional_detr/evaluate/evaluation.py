@@ -21,9 +21,9 @@ from ..files import write_atomically, write_json
 from ..predict.stream import Source, detect
 from ..results.panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row
 from ..stopping import Interrupted
-from ..train.pictures import draw_validation
 from ..transformers.image_processor import DetectionImageProcessor
 from .coco_metrics import coco_metrics, panoptic_metrics
+from .pictures import draw_validation
 from .validation_loss import ValidationLoss, mean_losses
 
 logger = logging.getLogger(__name__)

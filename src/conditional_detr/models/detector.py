@@ -27,7 +27,7 @@ class DetectionBase(PretrainedModel):
     """What the bare model, the detector and the segmenter share.
 
     Attributes:
-        canvas_step: prediction rounds the sides of its canvases up to multiples of it; see `inference.compile_model`.
+        canvas_step: prediction rounds the sides of its canvases up to multiples of it; see `deploy.compile_model`.
         recorded_shapes: of batches for which a GPU has recorded a graph; None where it records none.
         is_compiled: whether `compile_model` took effect.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -20,81 +19,15 @@ from ..images.sizes import size_dict
 from ..models.deploy import check_dtype, compile_model, prepare_for_inference
 from ..models.detector import DETECTORS, DetectionHead
 from ..models.segmenter import SEGMENTERS, SegmentationHead
-from ..transformers.annotations import mask_from_segmentation
+from ..results.named import Detection, PanopticMap, Segment
 from ..transformers.auto_processor import IMAGE_PROCESSORS
 from ..transformers.image_processor import DetectionImageProcessor
+from .batches import batches_of_canvases, canvas_of
 from .memory import check_size
-from .stream import batches_of_canvases, canvas_of, detect_batch, prepare, read_prepared
+from .stream import detect_batch, prepare, read_prepared
 
 BATCH = 8  # images of one shape that are computed at once, at most
 WINDOW = 8 * BATCH  # images that are held, resized, while those of one shape are looked for among them
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One object found.
-
-    Attributes:
-        label: name of its class.
-        score: confidence, 0…1.
-        box: (x0, y0, x1, y1) in pixels of the image as it is seen (EXIF applied).
-        class_id: number of its class, 0…C-1.
-        run_lengths: its mask as COCO run lengths, {"size": [height, width], "counts": str}; None of a detector's.
-    """
-
-    label: str
-    score: float
-    box: tuple[float, float, float, float]
-    class_id: int
-    run_lengths: dict[str, Any] | None = None
-
-    @property
-    def mask(self) -> np.ndarray | None:
-        """The pixels of the object, bool (height, width) of the image; None of a detector's. Decoded at each call."""
-        if self.run_lengths is None:
-            return None
-        height, width = self.run_lengths["size"]
-        return mask_from_segmentation(self.run_lengths, height, width).numpy()
-
-    def to_dict(self) -> dict[str, Any]:
-        """`label`, `score`, `box` (a list), `class_id` and, where there is one, `mask` (the run lengths): plain values,
-        such as JSON has."""
-        values = {"label": self.label, "score": self.score, "box": list(self.box), "class_id": self.class_id}
-        return values if self.run_lengths is None else {**values, "mask": self.run_lengths}
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of a panoptic map.
-
-    Attributes:
-        id: its number in the map, from 1.
-        label: name of its class.
-        class_id: number of its class, 0…C-1.
-        is_thing: whether its class is countable; all stuff of one class is one segment.
-        score: confidence, 0…1; of merged stuff the highest.
-        area: in pixels.
-    """
-
-    id: int
-    label: str
-    class_id: int
-    is_thing: bool
-    score: float
-    area: int
-
-
-@dataclass(frozen=True)
-class PanopticMap:
-    """Which segment each pixel belongs to.
-
-    Attributes:
-        ids: int32 (height, width), 0 where there is none.
-        segments: in the order of their ids.
-    """
-
-    ids: np.ndarray
-    segments: list[Segment]
 
 
 class Detector:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .detector import Detection
+    from ..results.named import Detection
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="OpenCV")  # supervision draws well without it
@@ -30,6 +30,7 @@ PLATES = 0.06  # share of a picture that labels may cover; where they would cove
 MOST_COVERED = 0.25  # share of a picture that labels cover at most
 SHARED = 0.1  # share of a label that others may cover
 MASK_OPACITY = 0.45
+TILE = 400  # pixels of a contact sheet's tile, its longest side
 CAPTION = 22  # pixels of height, of pictures of `PLAIN_TEXT_SIDE`
 
 
@@ -102,6 +103,24 @@ def draw_comparison(
         )  # fmt: skip
         sheet = caption.annotate(sheet, place, labels=[words])
         sheet.paste(picture, (x, strip))
+    return sheet
+
+
+def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, side: int = TILE) -> Image.Image:
+    """Pictures beside and below each other, each within `side` pixels; a row is as high as its highest."""
+    small = []
+    for picture in pictures:
+        picture = picture.copy()
+        picture.thumbnail((side, side))
+        small.append(picture)
+    rows = [small[i : i + columns] for i in range(0, len(small), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    widths = [max(row[i].width for row in rows if i < len(row)) for i in range(min(columns, len(small)))]
+    gap = 4
+    sheet = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), sum(heights) + gap * (len(heights) - 1)), "white")
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            sheet.paste(picture, (sum(widths[:c]) + gap * c, sum(heights[:r]) + gap * r))
     return sheet
 
 

@@ -10,30 +10,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..classes import ClassReading
 from ..config import Task
-from ..data.samples import batches_by_shape
 from ..images.pixels import normalize, pad, resize
 from ..images.read import ImageFile, printable, read_resized, warnings_of
-from ..images.sizes import size_after_resize
 from ..models.outputs import DetectionOutput
 from ..precision import at_least_float32
 from ..results.segments import instance_masks, merge_panoptic
 from ..transformers.image_processor import DetectionImageProcessor
 from ..workers import InSharedMemory, batches_of, leave_signals_to_the_parent
+from .batches import _rounded_up, batches_of_canvases, canvas_of
 from .memory import enough_memory, free_memory, too_large
 
 REPAIR = "Repair or remove it, or leave such images out with --skip_bad_images true"
 MOST_DETECTIONS = 100  # of an image: as many as COCO's evaluation takes
 # Least score of a panoptic segment: the paper's for softmax scores; sigmoid scores trained by focal loss are lower.
 PANOPTIC_THRESHOLD = {"detr": 0.85, "conditional_detr": 0.3}
-# Pixels of a batch on a CPU: above, feature maps leave the caches (measured on R50 at 800×1066: an image takes 20 % longer
-# in a batch of 8 than alone).
-CPU_BATCH = 1_000_000
 # Shapes of batches for which a GPU records a graph each; batches of further shapes are computed without.
 MOST_GRAPHS = 128
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -282,7 +278,7 @@ def finish(
     model: Any, processor: DetectionImageProcessor, begun: Begun, sizes: Sequence[tuple[int, int]], wanted: Wanted
 ) -> list[dict[str, Any]]:
     """Turn what `start` began into what `detect_batch` returns. Waits for that batch alone, not for one started since."""
-    output, sigmoid = begun.output, processor.sigmoid_classes
+    output, classes = begun.output, processor.classes
     if wanted.task == "detection":
         if begun.done is not None:
             begun.done.synchronize()
@@ -291,15 +287,15 @@ def finish(
         found = processor.post_process_object_detection(
             output, threshold=wanted.threshold, target_sizes=sizes, top_k=MOST_DETECTIONS
         )
-        return _with_facts(found, output.logits, output.pred_boxes, sigmoid, wanted)
+        return _with_facts(found, output.logits, output.pred_boxes, classes, wanted)
     with _after(begun.done, model.device):
-        found = instance_masks(output, sigmoid, sizes, wanted.threshold, MOST_DETECTIONS)
+        found = instance_masks(output, classes, sizes, wanted.threshold, MOST_DETECTIONS)
         if wanted.task == "panoptic":
             least = wanted.segment_threshold(model.config.model_type)
-            maps = merge_panoptic(output, sigmoid, sizes, model.config.is_thing, least)
+            maps = merge_panoptic(output, classes, sizes, model.config.is_thing, least)
             found = [{**one, **drawn} for one, drawn in zip(found, maps, strict=True)]
         logits, boxes = (at_least_float32(part).cpu() for part in (output.logits, output.pred_boxes))
-        found = _with_facts(found, logits, boxes, sigmoid, wanted)
+        found = _with_facts(found, logits, boxes, classes, wanted)
         return [{k: v.cpu() if isinstance(v, Tensor) else v for k, v in one.items()} for one in found]
 
 
@@ -310,11 +306,11 @@ def _autocast(device: torch.device, precision: torch.dtype | None) -> AbstractCo
 
 
 def _with_facts(
-    found: list[dict[str, Any]], logits: Tensor, boxes: Tensor, sigmoid: bool, wanted: Wanted
+    found: list[dict[str, Any]], logits: Tensor, boxes: Tensor, classes: ClassReading, wanted: Wanted
 ) -> list[dict[str, Any]]:
     """Add what `detect_batch` says of the queries' best scores, and what the model gave where that is wanted too. logits:
     (B, Q, C), boxes: (B, Q, 4), on the CPU."""
-    scores = logits.amax(-1).sigmoid() if sigmoid else logits.softmax(-1)[..., :-1].amax(-1)  # (B, Q)
+    scores = classes.scores(logits).amax(-1)  # (B, Q)
     best, used = scores.amax(1).tolist(), (scores > wanted.threshold).sum(1).tolist()
     found = [{**one, "best_score": b, "queries_used": u} for one, b, u in zip(found, best, used, strict=True)]
     if not wanted.raw:
@@ -355,36 +351,3 @@ def _bounded_graphs(model: Any, shape: tuple[Any, ...]) -> Iterator[None]:
     else:
         with torch.compiler.set_stance("force_eager"):
             yield
-
-
-def canvas_of(size: tuple[int, int], processor: DetectionImageProcessor, step: int = 1) -> tuple[int, int]:
-    """Height and width of the canvas of an image of this size: resized, its sides rounded up to multiples of `step`."""
-    return _rounded_up(size_after_resize(*size, processor.size) if processor.do_resize else size, step)
-
-
-def batches_of_canvases(
-    canvases: Sequence[tuple[int, int]], batch_size: int, device: torch.device, few_sizes: bool = False
-) -> list[list[int]]:
-    """Indices of images in batches of one canvas, at most `batch_size` each; on a CPU, of at most `CPU_BATCH` pixels.
-
-    Args:
-        few_sizes: what does not fill a batch is split into powers of two, so that few sizes of batches occur.
-    """
-    batches = batches_by_shape(np.array(canvases).reshape(-1, 2), batch_size)
-    if few_sizes:
-        batches = [part for batch in batches for part in _powers_of_two(batch, batch_size)]
-    if device.type != "cpu":
-        return batches
-    fewer = [max(1, CPU_BATCH // (canvases[batch[0]][0] * canvases[batch[0]][1])) for batch in batches]
-    return [batch[i : i + n] for batch, n in zip(batches, fewer, strict=True) for i in range(0, len(batch), n)]
-
-
-def _powers_of_two(batch: list[int], batch_size: int) -> Iterator[list[int]]:
-    while batch:
-        count = len(batch) if len(batch) == batch_size else 1 << len(batch).bit_length() - 1
-        yield batch[:count]
-        batch = batch[count:]
-
-
-def _rounded_up(size: tuple[int, int], step: int) -> tuple[int, int]:
-    return -(-size[0] // step) * step, -(-size[1] // step) * step

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from ..files import write_atomically, write_json
 from ..images.read import check_is_file, image_size, printable, read_resized, refuse_url
-from ..results.panoptic_files import draw_panoptic, panoptic_row, write_panoptic_png
-from .detector import Detection, Detector
+from ..results.named import Detection
+from ..results.panoptic_files import panoptic_row, write_panoptic_png
+from .detector import Detector
 from .draw import draw_comparison, draw_detections, drawn_size
+from .draw_maps import draw_panoptic
 from .stream import REPAIR, Source, detect
 
 logger = logging.getLogger(__name__)
@@ -94,9 +96,9 @@ def predictions(
 
     Args:
         threshold: least score of a detection.
-        batch_size: at most so many images at once; see `inference.batches_of_canvases`.
-        workers: processes that decode; see `inference.detect`.
-        draw, draw_labels, line_width: whether to draw pictures, and how; see `drawing.draw_detections`.
+        batch_size: at most so many images at once; see `batches.batches_of_canvases`.
+        workers: processes that decode; see `stream.detect`.
+        draw, draw_labels, line_width: whether to draw pictures, and how; see `draw.draw_detections`.
         truth: the annotated objects of pictures, by their real paths, to be drawn beside what is found in them.
         skip_bad_images: an image that cannot be read, or that memory would not hold, becomes a row with `error`.
         panoptic_threshold: least score of a segment; None is the family's, see `Detector.panoptic`.

@@ -4,8 +4,7 @@ Every function takes a segmentation model's outputs: `logits` (B, Q, C), `pred_b
 `pred_masks` (B, K, h, w) mask logits, and two fields that may be absent: `mask_query_indices` (B, K), which query each
 mask is of, -1 for none (absent: all Q, in order), and `mask_sizes` (B, 2), the cells of each image within h x w (absent:
 all). What lies outside an image is cut off before anything is resized, so that an image gives the same alone and padded
-in a batch. `sigmoid` says how classes are read: True for Conditional DETR, all C of them by sigmoid; False for DETR, by
-softmax, the last one being "no object". Queries without a mask take no part.
+in a batch. `classes` says how class logits are read. Queries without a mask take no part.
 
 Masks are resized bilinearly from their cells to `target_sizes`, `CHUNK` pixels at a time, so that memory does not grow
 with the number of masks. Where several are equally strong at a pixel, the first query (or class) has it.
@@ -20,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..classes import ClassReading
 from ..precision import at_least_float32
 from ..transformers.batch_feature import BatchFeature
-from .detections import TargetSizes, conditional_detr_detections, detr_detections
+from .detections import TargetSizes, detections_with_queries
 
 CHUNK = 2**22  # 13 masks of 480 x 640, 16 MB: twice as fast as 100 at once
 
@@ -32,7 +32,7 @@ Size = tuple[int, int]
 @torch.no_grad()
 def segment_maps(
     outputs: Any,
-    sigmoid: bool,
+    classes: ClassReading,
     threshold: float = 0.5,
     mask_threshold: float = 0.5,
     overlap_mask_area_threshold: float = 0.8,
@@ -51,7 +51,7 @@ def segment_maps(
     from the older one's id, and two objects can get the same (its issue 23461). Here a new segment has a new id.
 
     Args:
-        outputs, sigmoid: see the module.
+        outputs, classes: see the module.
         threshold, mask_threshold, overlap_mask_area_threshold: 0..1.
         label_ids_to_fuse: classes of which all segments get one id.
         target_sizes: (height, width) of each image, a list or (B, 2); None leaves the masks' sizes.
@@ -67,7 +67,7 @@ def segment_maps(
     """
     results: list[dict[str, Any]] = []
     for logits, queries, masks, size in _images(outputs, target_sizes):
-        rows, scores, labels = _best_classes(logits[queries], sigmoid, threshold)
+        rows, scores, labels = classes.best(logits[queries], threshold)
         if not len(rows):
             results.append({"segmentation": torch.full(size, -1.0, device=masks.device), "segments_info": []})
             continue
@@ -88,7 +88,7 @@ def segment_maps(
 
 @torch.no_grad()
 def class_maps(
-    outputs: Any, sigmoid: bool, target_sizes: TargetSizes | None = None, return_scores: bool = False
+    outputs: Any, classes: ClassReading, target_sizes: TargetSizes | None = None, return_scores: bool = False
 ) -> list[Any]:
     """The class of each pixel: the one with the greatest sum over queries of class probability × mask probability.
 
@@ -96,7 +96,7 @@ def class_maps(
     DETR's classes by softmax, as if just one of them could be there.
 
     Args:
-        outputs, sigmoid: see the module.
+        outputs, classes: see the module.
         target_sizes: (height, width) of each image, a list or (B, 2); None leaves the masks' sizes.
         return_scores: the sums as well; they take C times the memory of the map.
 
@@ -109,9 +109,7 @@ def class_maps(
     """
     results: list[Any] = []
     for logits, queries, masks, size in _images(outputs, target_sizes):
-        classes = at_least_float32(logits[queries])
-        classes = classes.sigmoid() if sigmoid else classes.softmax(-1)[:, :-1]
-        sums = torch.einsum("qc,qhw->chw", classes, at_least_float32(masks).sigmoid())
+        sums = torch.einsum("qc,qhw->chw", classes.scores(logits[queries]), at_least_float32(masks).sigmoid())
         if return_scores:
             scores = torch.cat([chunk for _, chunk in _resized(sums, size)])
             results.append(BatchFeature(segmentation=scores.argmax(0), segmentation_scores=scores))
@@ -120,7 +118,7 @@ def class_maps(
     return results
 
 
-def run_lengths(segmentation: Tensor) -> list[list[int]]:
+def map_runs(segmentation: Tensor) -> list[list[int]]:
     """A map's segments in transformers' run-length form, which is not COCO's: rows after one another, counted from 1.
 
     Args:
@@ -137,7 +135,7 @@ def run_lengths(segmentation: Tensor) -> list[list[int]]:
 @torch.no_grad()
 def instance_masks(
     outputs: Any,
-    sigmoid: bool,
+    classes: ClassReading,
     target_sizes: TargetSizes,
     threshold: float,
     top_k: int = 100,
@@ -149,7 +147,7 @@ def instance_masks(
     `threshold` and a `mask_limit` of at least `top_k` none is missing, but where scores tie, as many do in bfloat16.
 
     Args:
-        outputs, sigmoid: see the module.
+        outputs, classes: see the module.
         target_sizes: (height, width) of each image, a list or (B, 2).
         threshold: only scores above it.
         top_k: at most so many of an image, best first.
@@ -164,23 +162,16 @@ def instance_masks(
     """
     from hotcoco import mask as coco_mask  # only those who have masks wait for it
 
-    detections = conditional_detr_detections if sigmoid else detr_detections
-    logits = _of_drawn_queries(outputs, sigmoid)
-    found = detections(logits, outputs.pred_boxes, target_sizes, threshold, top_k)
-    # The same selection among boxes that say which query they are of.
-    count = outputs.logits.shape[1]
-    numbers = torch.arange(count, device=outputs.logits.device, dtype=torch.float32)[:, None]
-    numbers = (numbers * numbers.new_tensor([1, 1, 0, 0])).expand(len(outputs.logits), -1, -1)
-    chosen = detections(logits, numbers, None, threshold, top_k)
+    logits = _of_drawn_queries(outputs, classes)
+    found = detections_with_queries(logits, outputs.pred_boxes, classes, target_sizes, threshold, top_k)
 
     results: list[dict[str, Any]] = []
     images = _images(outputs, target_sizes)
     least = torch.tensor(mask_threshold).logit().item()
-    for detected, selection, (_, queries, masks, (height, width)) in zip(found, chosen, images, strict=True):
-        row_of_query = queries.new_full((count,), -1)
+    for detected, (_, queries, masks, (height, width)) in zip(found, images, strict=True):
+        row_of_query = queries.new_full((logits.shape[1],), -1)
         row_of_query[queries] = torch.arange(len(queries), device=queries.device)
-        query = selection["boxes"][:, 0].long()
-        rows, object_row = row_of_query[query].unique(return_inverse=True)
+        rows, object_row = row_of_query[detected.pop("queries")].unique(return_inverse=True)
         encoded: list[dict[str, Any]] = []
         # COCO's runs go down columns: masks on their side need not be turned at full size.
         for _, chunk in _resized(masks[rows].transpose(1, 2), (width, height)):
@@ -193,7 +184,7 @@ def instance_masks(
 @torch.no_grad()
 def merge_panoptic(
     outputs: Any,
-    sigmoid: bool,
+    classes: ClassReading,
     target_sizes: TargetSizes,
     is_thing: Sequence[bool],
     threshold: float = 0.85,
@@ -210,7 +201,7 @@ def merge_panoptic(
     with 0, COCO's "nothing".
 
     Args:
-        outputs, sigmoid: see the module.
+        outputs, classes: see the module.
         target_sizes: (height, width) of each image, a list or (B, 2).
         is_thing: of each class, whether it is one of things (else of stuff).
         threshold: of scores, 0..1.
@@ -224,12 +215,11 @@ def merge_panoptic(
     Raises:
         ValueError: `target_sizes` is not one pair an image, `is_thing` not one a class, or the outputs have no masks.
     """
-    classes = outputs.logits.shape[-1] - (not sigmoid)
-    if len(is_thing) != classes:
-        raise ValueError(f"is_thing must have one value for each of the model's {classes} classes, got {len(is_thing)}")
+    if len(is_thing) != (count := classes.count(outputs.logits)):
+        raise ValueError(f"is_thing must have one value for each of the model's {count} classes, got {len(is_thing)}")
     results: list[dict[str, Any]] = []
     for logits, queries, masks, size in _images(outputs, target_sizes):
-        rows, scores, labels = _best_classes(logits[queries], sigmoid, threshold)
+        rows, scores, labels = classes.best(logits[queries], threshold)
         segmentation = torch.zeros(size, dtype=torch.int32, device=masks.device)
         segments: list[dict[str, Any]] = []
         while len(rows):
@@ -253,7 +243,7 @@ def merge_panoptic(
     return results
 
 
-def _of_drawn_queries(outputs: Any, sigmoid: bool) -> Tensor:
+def _of_drawn_queries(outputs: Any, classes: ClassReading) -> Tensor:
     """The class logits, those of queries without a mask so low that no class scores above 0."""
     logits, indices = outputs.logits, getattr(outputs, "mask_query_indices", None)
     if indices is None:
@@ -261,9 +251,8 @@ def _of_drawn_queries(outputs: Any, sigmoid: bool) -> Tensor:
     count = logits.shape[1]
     drawn = torch.zeros(len(logits), count + 1, dtype=torch.bool, device=logits.device)
     drawn.scatter_(1, indices.masked_fill(indices < 0, count), True)
-    absent = ~drawn[:, :count, None].expand_as(logits)
-    if not sigmoid:  # "no object" stays
-        absent = torch.cat((absent[..., :-1], torch.zeros_like(absent[..., :1])), dim=-1)
+    absent = (~drawn[:, :count, None]).repeat(1, 1, logits.shape[-1])
+    absent[..., classes.count(logits) :] = False  # "no object" stays
     return logits.masked_fill(absent, torch.finfo(logits.dtype).min)
 
 
@@ -296,17 +285,6 @@ def _pairs(target_sizes: TargetSizes, count: int) -> list[list[int]]:
     if len(sizes) != count:
         raise ValueError(f"target_sizes must have one (height, width) for each of the {count} images, got {len(sizes)}")
     return sizes
-
-
-def _best_classes(logits: Tensor, sigmoid: bool, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Of logits (k, C), the rows (n,) whose best class is one of objects and scores above the threshold; scores; labels."""
-    logits = at_least_float32(logits)
-    scores, labels = (logits.sigmoid() if sigmoid else logits.softmax(-1)).max(-1)
-    kept = scores > threshold
-    if not sigmoid:
-        kept &= labels != logits.shape[-1] - 1
-    rows = kept.nonzero()[:, 0]
-    return rows, scores[rows], labels[rows]
 
 
 def _resized(masks: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:

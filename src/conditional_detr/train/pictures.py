@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..boxes import cxcywh_to_xyxy
-from ..data.formats.coco import CocoDataset, read_coco
 from ..data.samples import Batch
 from ..files import write_atomically
-from ..images.read import read_resized
-from ..predict.detector import Detection
-from ..predict.draw import draw_comparison, draw_detections
+from ..predict.draw import contact_sheet, draw_detections
+from ..results.named import Detection
 
-SHOWN = 6  # validation images
 BATCH_SHOWN = 16  # images of a training batch
-TILE = 400  # pixels of a tile's longest side
 SMOOTHED = 40  # parts of a curve: each point is the mean over one of them
 COLOURS = {"PQ": "#5a7d3a", "mask_AP": "#7b4f9d", "AP": "#b5482a", "AP50": "#d9a441"}
 
@@ -106,82 +100,3 @@ def draw_batch(path: Path, batch: Batch, names: Sequence[str]) -> None:
         tiles.append(draw_detections(image, truth, scores=False))
     sheet = contact_sheet(tiles)
     write_atomically(path, lambda beside: sheet.save(beside, format="JPEG", quality=90))
-
-
-def draw_validation(path: Path, results: Sequence[dict[str, Any]], coco: CocoDataset) -> None:
-    """Write validation images with their objects on the left, and on the right as many of the best detections.
-
-    Args:
-        results: COCO results of the data set, sorted by image and score, best first.
-    """
-    chosen = np.unique(np.linspace(0, len(coco) - 1, SHOWN).round().astype(int)).tolist()
-    own: dict[Any, list[dict[str, Any]]] = {coco.image_ids[i]: [] for i in chosen}
-    for row in results:
-        if row["image_id"] in own:
-            own[row["image_id"]].append(row)
-    class_of = {number: i for i, number in enumerate(coco.category_ids)}
-    tiles = []
-    for i in chosen:
-        size = (int(coco.sizes[i][0]), int(coco.sizes[i][1]))
-        try:
-            image = read_resized(coco.image_path(i), tile_size, expected=size)
-        except (OSError, ValueError):
-            continue  # it has been reported already
-        truth = objects_of(coco, i)
-        found = []
-        for row in own[coco.image_ids[i]][: max(1, len(truth))]:
-            x, y, width, height = row["bbox"]
-            number = class_of[row["category_id"]]
-            box = (x, y, x + width, y + height)
-            found.append(Detection(coco.category_names[number], row["score"], box, number, row.get("segmentation")))
-        tiles.append(draw_comparison(image, found, truth, size=size))
-    if tiles:
-        sheet = contact_sheet(tiles, columns=2, side=2 * TILE)
-        write_atomically(path, lambda beside: sheet.save(beside, format="JPEG", quality=90))
-
-
-def tile_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width at which an image is drawn: no side much longer than its place on the sheet."""
-    factor = min(1.0, 2 * TILE / max(height, width))
-    return max(1, round(height * factor)), max(1, round(width * factor))
-
-
-def objects_of(coco: CocoDataset, image: int) -> list[Detection]:
-    """The annotated objects of an image of a data set, with score 1."""
-    rows = slice(coco.first[image], coco.first[image + 1])
-    return [
-        Detection(coco.category_names[number], 1.0, (box[0], box[1], box[2], box[3]), number)
-        for box, number in zip(coco.boxes[rows].tolist(), coco.classes[rows].tolist(), strict=True)
-    ]
-
-
-def truth_of(annotation_file: str | Path, images: Sequence[Path]) -> dict[str, list[Detection]]:
-    """The annotated objects of pictures, by their real paths.
-
-    Args:
-        annotation_file: COCO JSON; its file names count from the folder that all the pictures are in.
-
-    Raises:
-        OSError, ValueError: it is not COCO JSON, or knows none of the pictures.
-    """
-    folder = os.path.commonpath([os.path.abspath(path.parent) for path in images])
-    coco = read_coco(annotation_file, folder, skip_missing_images=True)
-    return {os.path.realpath(coco.image_path(i)): objects_of(coco, i) for i in range(len(coco))}
-
-
-def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, side: int = TILE) -> Image.Image:
-    """Pictures beside and below each other, each within `side` pixels; a row is as high as its highest."""
-    small = []
-    for picture in pictures:
-        picture = picture.copy()
-        picture.thumbnail((side, side))
-        small.append(picture)
-    rows = [small[i : i + columns] for i in range(0, len(small), columns)]
-    heights = [max(picture.height for picture in row) for row in rows]
-    widths = [max(row[i].width for row in rows if i < len(row)) for i in range(min(columns, len(small)))]
-    gap = 4
-    sheet = Image.new("RGB", (sum(widths) + gap * (len(widths) - 1), sum(heights) + gap * (len(heights) - 1)), "white")
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            sheet.paste(picture, (sum(widths[:c]) + gap * c, sum(heights[:r]) + gap * r))
-    return sheet

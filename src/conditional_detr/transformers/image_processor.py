@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..checkpoints.hub import find_file, upload_folder
+from ..classes import ClassReading, SigmoidClasses, SoftmaxClasses
 from ..files import read_json, write_json
 from ..images.pixels import (
     IMAGENET_MEAN,
@@ -34,8 +35,8 @@ from ..images.pixels import (
 from ..images.read import as_rgb_tensor, image_list
 from ..images.sizes import pad_size_dict, size_after_resize, size_dict
 from ..options import shown
-from ..results.detections import TargetSizes, conditional_detr_detections, detr_detections
-from ..results.segments import class_maps, run_lengths, segment_maps
+from ..results.detections import TargetSizes, detections
+from ..results.segments import class_maps, map_runs, segment_maps
 from .annotations import (
     Labels,
     detection_labels,
@@ -85,7 +86,7 @@ class DetectionImageProcessor(ABC):
     """
 
     model_input_names = ("pixel_values", "pixel_mask")
-    sigmoid_classes: bool  # how `logits` are read: else by softmax, the last class being "no object"
+    classes: ClassReading  # how `logits` are read
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class DetectionImageProcessor(ABC):
         """Images, and their annotations if there are any, as the model takes them.
 
         Args:
-            images: one, or a list of paths, PIL images, arrays and tensors, of any sizes (see `reading.as_rgb_tensor`).
+            images: one, or a list of paths, PIL images, arrays and tensors, of any sizes (see `read.as_rgb_tensor`).
             annotations: one, or one an image (see `annotations.detection_labels` and `annotations.panoptic_labels`).
             return_segmentation_masks: labels have `masks`; None: only panoptic ones have.
             masks_path: the folder of the PNG files of panoptic annotations.
@@ -212,10 +213,10 @@ class DetectionImageProcessor(ABC):
         target_sizes: TargetSizes | None = None,
         return_coco_annotation: bool | None = False,
     ) -> list[dict[str, Any]]:
-        """The map of each image's objects, which do not overlap. See `segmentation.segment_maps`.
+        """The map of each image's objects, which do not overlap. See `segments.segment_maps`.
 
         As in transformers, the strongest mask at a pixel has it, however weak it is there, so a lone object has the whole
-        image. `segmentation.instance_masks` gives what each mask covers.
+        image. `segments.instance_masks` gives what each mask covers.
 
         Args:
             outputs: of a segmentation model; with masks of some queries only, the others take no part.
@@ -223,7 +224,7 @@ class DetectionImageProcessor(ABC):
             mask_threshold, overlap_mask_area_threshold: a segment is kept if it is more than this share of the pixels at
                 which score × mask probability reaches `mask_threshold`; so queries that score below that have none.
             target_sizes: (height, width) of each image, a list or (B, 2); None leaves the masks' sizes.
-            return_coco_annotation: `segmentation` as run lengths; see `segmentation.run_lengths`.
+            return_coco_annotation: `segmentation` as run lengths; see `segments.map_runs`.
 
         Returns:
             for each image `segmentation`, int32 (height, width), 0 = nothing (all -1 where no query scores above
@@ -234,20 +235,20 @@ class DetectionImageProcessor(ABC):
         """
         results = segment_maps(
             outputs,
-            self.sigmoid_classes,
+            self.classes,
             threshold,
             mask_threshold,
             overlap_mask_area_threshold,
             target_sizes=target_sizes,
         )
         if return_coco_annotation:
-            return [{**result, "segmentation": run_lengths(result["segmentation"])} for result in results]
+            return [{**result, "segmentation": map_runs(result["segmentation"])} for result in results]
         return results
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: TargetSizes | None = None, return_segmentation_scores: bool = False
     ) -> list[Any]:
-        """The class of each pixel of each image. See `segmentation.class_maps`.
+        """The class of each pixel of each image. See `segments.class_maps`.
 
         Args:
             outputs: of a segmentation model; with masks of some queries only, the others take no part.
@@ -261,7 +262,7 @@ class DetectionImageProcessor(ABC):
         Raises:
             ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
         """
-        return class_maps(outputs, self.sigmoid_classes, target_sizes, return_segmentation_scores)
+        return class_maps(outputs, self.classes, target_sizes, return_segmentation_scores)
 
     def post_process_panoptic_segmentation(
         self,
@@ -272,7 +273,7 @@ class DetectionImageProcessor(ABC):
         label_ids_to_fuse: Collection[int] | None = None,
         target_sizes: TargetSizes | None = None,
     ) -> list[dict[str, Any]]:
-        """The map of each image's objects and stuff. See `segmentation.segment_maps`.
+        """The map of each image's objects and stuff. See `segments.segment_maps`.
 
         Args:
             outputs, threshold, mask_threshold, overlap_mask_area_threshold, target_sizes: see
@@ -289,7 +290,7 @@ class DetectionImageProcessor(ABC):
         """
         return segment_maps(
             outputs,
-            self.sigmoid_classes,
+            self.classes,
             threshold,
             mask_threshold,
             overlap_mask_area_threshold,
@@ -478,7 +479,7 @@ class ConditionalDetrImageProcessor(DetectionImageProcessor):
     leaves the last one out of instance and panoptic maps, as if it were "no object" (docs/correctness.md, trap 3).
     """
 
-    sigmoid_classes = True
+    classes = SigmoidClasses()
 
     def post_process_object_detection(
         self,
@@ -487,7 +488,7 @@ class ConditionalDetrImageProcessor(DetectionImageProcessor):
         target_sizes: TargetSizes | None = None,
         top_k: int | None = 100,
     ) -> list[dict[str, Tensor]]:
-        """The detections of each image, highest score first. See `detections.conditional_detr_detections`.
+        """The detections of each image, highest score first. See `detections.detections`.
 
         Args:
             outputs: anything with `logits` (B, Q, C) and `pred_boxes` (B, Q, 4) cxcywh, relative.
@@ -501,13 +502,13 @@ class ConditionalDetrImageProcessor(DetectionImageProcessor):
         Raises:
             ValueError: `target_sizes` is not one pair an image.
         """
-        return conditional_detr_detections(outputs.logits, outputs.pred_boxes, target_sizes, threshold, top_k)
+        return detections(outputs.logits, outputs.pred_boxes, self.classes, target_sizes, threshold, top_k)
 
 
 class DetrImageProcessor(DetectionImageProcessor):
     """The image processor of DETR. Arguments: `DetectionImageProcessor`."""
 
-    sigmoid_classes = False
+    classes = SoftmaxClasses()
 
     def post_process_object_detection(
         self,
@@ -516,7 +517,7 @@ class DetrImageProcessor(DetectionImageProcessor):
         target_sizes: TargetSizes | None = None,
         top_k: int | None = None,
     ) -> list[dict[str, Tensor]]:
-        """The detections of each image, in the order of the queries. See `detections.detr_detections`.
+        """The detections of each image, in the order of the queries. See `detections.detections`.
 
         Args:
             outputs: anything with `logits` (B, Q, C + 1), the last "no object", and `pred_boxes` (B, Q, 4) cxcywh, relative.
@@ -530,7 +531,7 @@ class DetrImageProcessor(DetectionImageProcessor):
         Raises:
             ValueError: `target_sizes` is not one pair an image.
         """
-        return detr_detections(outputs.logits, outputs.pred_boxes, target_sizes, threshold, top_k)
+        return detections(outputs.logits, outputs.pred_boxes, self.classes, target_sizes, threshold, top_k)
 
 
 ConditionalDetrImageProcessorFast = ConditionalDetrImageProcessor

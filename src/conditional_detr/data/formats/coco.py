@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ...coco_masks import encode_segmentation
 from ...files import read_json
 from ...options import shown
-from ...transformers.annotations import run_lengths
 from ..check import MOST_OUTSIDE, box_form
 from ..object_masks import InstanceMasks, PanopticMasks
 from ..sharing import Shared
@@ -381,7 +381,7 @@ def _run_length_bytes(segmentation: Any, height: int, width: int) -> bytes:
     """A segmentation's compressed run lengths; none where it has no pixel."""
     from hotcoco import mask as coco_mask
 
-    found = run_lengths(segmentation, height, width)
+    found = encode_segmentation(segmentation, height, width)
     return found["counts"] if coco_mask.area(found) else b""
 
 

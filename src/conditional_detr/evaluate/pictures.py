@@ -1,0 +1,79 @@
+"""Images of a data set with their objects, and with what was found in them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.formats.coco import CocoDataset, read_coco
+from ..files import write_atomically
+from ..images.read import read_resized
+from ..predict.draw import TILE, contact_sheet, draw_comparison
+from ..results.named import Detection
+
+SHOWN = 6  # validation images
+
+
+def draw_validation(path: Path, results: Sequence[dict[str, Any]], coco: CocoDataset) -> None:
+    """Write validation images with their objects on the left, and on the right as many of the best detections.
+
+    Args:
+        results: COCO results of the data set, sorted by image and score, best first.
+    """
+    chosen = np.unique(np.linspace(0, len(coco) - 1, SHOWN).round().astype(int)).tolist()
+    own: dict[Any, list[dict[str, Any]]] = {coco.image_ids[i]: [] for i in chosen}
+    for row in results:
+        if row["image_id"] in own:
+            own[row["image_id"]].append(row)
+    class_of = {number: i for i, number in enumerate(coco.category_ids)}
+    tiles = []
+    for i in chosen:
+        size = (int(coco.sizes[i][0]), int(coco.sizes[i][1]))
+        try:
+            image = read_resized(coco.image_path(i), tile_size, expected=size)
+        except (OSError, ValueError):
+            continue  # it has been reported already
+        truth = objects_of(coco, i)
+        found = []
+        for row in own[coco.image_ids[i]][: max(1, len(truth))]:
+            x, y, width, height = row["bbox"]
+            number = class_of[row["category_id"]]
+            box = (x, y, x + width, y + height)
+            found.append(Detection(coco.category_names[number], row["score"], box, number, row.get("segmentation")))
+        tiles.append(draw_comparison(image, found, truth, size=size))
+    if tiles:
+        sheet = contact_sheet(tiles, columns=2, side=2 * TILE)
+        write_atomically(path, lambda beside: sheet.save(beside, format="JPEG", quality=90))
+
+
+def tile_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width at which an image is drawn: no side much longer than its place on the sheet."""
+    factor = min(1.0, 2 * TILE / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def objects_of(coco: CocoDataset, image: int) -> list[Detection]:
+    """The annotated objects of an image of a data set, with score 1."""
+    rows = slice(coco.first[image], coco.first[image + 1])
+    return [
+        Detection(coco.category_names[number], 1.0, (box[0], box[1], box[2], box[3]), number)
+        for box, number in zip(coco.boxes[rows].tolist(), coco.classes[rows].tolist(), strict=True)
+    ]
+
+
+def truth_of(annotation_file: str | Path, images: Sequence[Path]) -> dict[str, list[Detection]]:
+    """The annotated objects of pictures, by their real paths.
+
+    Args:
+        annotation_file: COCO JSON; its file names count from the folder that all the pictures are in.
+
+    Raises:
+        OSError, ValueError: it is not COCO JSON, or knows none of the pictures.
+    """
+    folder = os.path.commonpath([os.path.abspath(path.parent) for path in images])
+    coco = read_coco(annotation_file, folder, skip_missing_images=True)
+    return {os.path.realpath(coco.image_path(i)): objects_of(coco, i) for i in range(len(coco))}

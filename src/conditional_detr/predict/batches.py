@@ -1,0 +1,60 @@
+"""Which images share a batch: those of one canvas, so that nothing is padded, or little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from ..images.sizes import size_after_resize
+from ..transformers.image_processor import DetectionImageProcessor
+
+# Pixels of a batch on a CPU: above, feature maps leave the caches (measured on R50 at 800×1066: an image takes 20 % longer
+# in a batch of 8 than alone).
+CPU_BATCH = 1_000_000
+
+
+def canvas_of(size: tuple[int, int], processor: DetectionImageProcessor, step: int = 1) -> tuple[int, int]:
+    """Height and width of the canvas of an image of this size: resized, its sides rounded up to multiples of `step`."""
+    return _rounded_up(size_after_resize(*size, processor.size) if processor.do_resize else size, step)
+
+
+def batches_of_canvases(
+    canvases: Sequence[tuple[int, int]], batch_size: int, device: torch.device, few_sizes: bool = False
+) -> list[list[int]]:
+    """Indices of images in batches of one canvas, at most `batch_size` each; on a CPU, of at most `CPU_BATCH` pixels.
+
+    Args:
+        few_sizes: what does not fill a batch is split into powers of two, so that few sizes of batches occur.
+    """
+    batches = batches_by_shape(np.array(canvases).reshape(-1, 2), batch_size)
+    if few_sizes:
+        batches = [part for batch in batches for part in _powers_of_two(batch, batch_size)]
+    if device.type != "cpu":
+        return batches
+    fewer = [max(1, CPU_BATCH // (canvases[batch[0]][0] * canvases[batch[0]][1])) for batch in batches]
+    return [batch[i : i + n] for batch, n in zip(batches, fewer, strict=True) for i in range(0, len(batch), n)]
+
+
+def _powers_of_two(batch: list[int], batch_size: int) -> Iterator[list[int]]:
+    while batch:
+        count = len(batch) if len(batch) == batch_size else 1 << len(batch).bit_length() - 1
+        yield batch[:count]
+        batch = batch[count:]
+
+
+def _rounded_up(size: tuple[int, int], step: int) -> tuple[int, int]:
+    return -(-size[0] // step) * step, -(-size[1] // step) * step
+
+
+def batches_by_shape(shapes: np.ndarray, batch_size: int) -> list[list[int]]:
+    """Split images into batches of one shape each, so that nothing is padded; every image once.
+
+    Args:
+        shapes: (N, 2) height and width as the model will see them.
+    """
+    order = np.lexsort((shapes[:, 1], shapes[:, 0]))
+    changes = np.flatnonzero((np.diff(shapes[order], axis=0) != 0).any(1)) + 1
+    runs = np.split(order, changes)
+    return [run[i : i + batch_size].tolist() for run in runs for i in range(0, len(run), batch_size)]
