@@ -398,10 +398,11 @@ def _predict(arguments: list[str]) -> None:
 
     _use_threads(values.pop("threads"))
     from ..evaluate.pictures import truth_of
+    from ..images.find import find_images
     from ..images.read import printable
     from ..predict.detector import Detector
     from ..predict.stream import worker_count
-    from ..predict.write import find_images, predictions
+    from ..predict.write import predictions
 
     if values["line_width"] < 0:
         raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")

@@ -15,9 +15,10 @@ from ..data.formats.coco import find_split
 from ..data.scenes import generate_scenes
 from ..evaluate.evaluation import evaluate
 from ..files import write_atomically, write_json
+from ..images.find import find_images
 from ..predict.detector import Detector
 from ..predict.draw import contact_sheet
-from ..predict.write import find_images, predict
+from ..predict.write import predict
 from ..train.loop import train
 from ..train.recipe import Recipe, find_recipe
 from ..train.setup import read_split_files

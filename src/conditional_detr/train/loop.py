@@ -32,7 +32,6 @@ from ..data.samples import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..evaluate.evaluation import HEADLINE, Metrics, evaluate
 from ..files import read_json, remove_leftovers, write_atomically, write_json
-from ..images.pixels import normalize
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
 from ..losses.matcher import to_device
 from ..models.detector import DetectionHead
@@ -464,7 +463,7 @@ class _Run:
             {**label, "masks": label["masks"].to(self.device, non_blocking=True)} if "masks" in label else label
             for label in batch.labels
         ]
-        pixels = normalize(images, self.processor.image_mean, self.processor.image_std, self.processor.rescale_factor)
+        pixels = self.processor.preprocessing.normalize(images)
         return pixels.contiguous(memory_format=torch.channels_last), mask, labels
 
     def _check_finite(self, loss: Tensor, norm: Tensor, micro_batches: list[Batch]) -> None:

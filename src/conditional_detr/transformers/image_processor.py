@@ -28,15 +28,14 @@ from ..files import read_json, write_json
 from ..images.pixels import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    normalize,
     pad,
-    resize,
 )
+from ..images.prepare import Preprocessing
 from ..images.read import as_rgb_tensor, image_list
-from ..images.sizes import pad_size_dict, size_after_resize, size_dict
+from ..images.sizes import pad_size_dict, size_dict
 from ..options import shown
 from ..results.detections import TargetSizes, detections
-from ..results.segments import class_maps, map_runs, segment_maps
+from ..results.segments import MaskPredictions, class_maps, class_scores, map_runs, segment_maps
 from .annotations import (
     Labels,
     detection_labels,
@@ -125,6 +124,17 @@ class DetectionImageProcessor(ABC):
         self.pad_size = None if pad_size is None else _bounded("pad_size", pad_size_dict(pad_size))
         self.extra = extra
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to images, as training, evaluation and prediction do it too."""
+        return Preprocessing(
+            size=self.size if self.do_resize else None,
+            resample=self.resample,
+            rescale_factor=self.rescale_factor if self.do_rescale else None,
+            mean=self.image_mean if self.do_normalize else None,
+            std=self.image_std if self.do_normalize else None,
+        )
+
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """The same as `preprocess`."""
         return self.preprocess(images, *args, **kwargs)
@@ -164,6 +174,7 @@ class DetectionImageProcessor(ABC):
             ValueError: anything else that does not fit; the message names it.
         """
         steps = self._overridden(overrides)
+        preprocessing = steps.preprocessing
         if return_tensors not in (None, "pt", "np"):
             raise ValueError(f"return_tensors must be None, 'pt' or 'np', got {return_tensors!r}")
         tensors = [as_rgb_tensor(image, input_data_format) for image in image_list(images)]
@@ -173,11 +184,11 @@ class DetectionImageProcessor(ABC):
             warnings.warn("pixels from 0 to 1 are rescaled by 1/255 once more; pass do_rescale=False", stacklevel=2)
         labels = steps._read_labels(tensors, annotations, return_segmentation_masks, masks_path)
 
-        sizes = [(image.shape[1], image.shape[2]) for image in tensors]
+        # Normalised before they are padded: in a batch some may be uint8 and others float, and padding is 0 in transformers.
+        images = [preprocessing.normalize(preprocessing.resize(image.to(device))) for image in tensors]
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
         if steps.do_resize:
-            sizes = [size_after_resize(*size, steps.size) for size in sizes]
             labels = [resize_labels(item, *size) for item, size in zip(labels, sizes, strict=False)]
-        images = [steps._pixel_values(image.to(device), size) for image, size in zip(tensors, sizes, strict=True)]
 
         batch = BatchFeature()
         if steps.do_pad:
@@ -234,7 +245,7 @@ class DetectionImageProcessor(ABC):
             ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
         """
         results = segment_maps(
-            outputs,
+            MaskPredictions.of(outputs),
             self.classes,
             threshold,
             mask_threshold,
@@ -262,7 +273,13 @@ class DetectionImageProcessor(ABC):
         Raises:
             ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
         """
-        return class_maps(outputs, self.classes, target_sizes, return_segmentation_scores)
+        predictions = MaskPredictions.of(outputs)
+        if not return_segmentation_scores:
+            return class_maps(predictions, self.classes, target_sizes)
+        return [
+            BatchFeature(segmentation=scores.argmax(0), segmentation_scores=scores)
+            for scores in class_scores(predictions, self.classes, target_sizes)
+        ]
 
     def post_process_panoptic_segmentation(
         self,
@@ -289,7 +306,7 @@ class DetectionImageProcessor(ABC):
             ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
         """
         return segment_maps(
-            outputs,
+            MaskPredictions.of(outputs),
             self.classes,
             threshold,
             mask_threshold,
@@ -461,16 +478,6 @@ class DetectionImageProcessor(ABC):
             ]
         return [detection_labels(item, *size, bool(return_masks)) for item, size in zip(listed, sizes, strict=True)]
 
-    def _pixel_values(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """uint8 or float (3, H, W) -> float32 (3, *size), rescaled and normalised."""
-        image = resize(image, size, self.resample) if self.do_resize else image
-        return normalize(
-            image,
-            self.image_mean if self.do_normalize else None,
-            self.image_std if self.do_normalize else None,
-            self.rescale_factor if self.do_rescale else None,
-        )
-
 
 class ConditionalDetrImageProcessor(DetectionImageProcessor):
     """The image processor of Conditional DETR. Arguments: `DetectionImageProcessor`.
@@ -572,7 +579,7 @@ def _per_channel(name: str, values: Any, low: float, high: float) -> float | tup
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool) or not low <= value <= high:  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, Real) or value < low or not value <= high:
         raise ValueError(f"{name} must be a number from {low:g} to {high:g}, got {shown(value)}")
     return float(value)
 
