@@ -28,8 +28,8 @@ from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.evaluate.coco_metrics import panoptic_metrics
 from conditional_detr.evaluate.evaluation import score
 from conditional_detr.evaluate.predictions import DatasetPredictions, predict_dataset
+from conditional_detr.images.find import find_images
 from conditional_detr.images.read import read_image
-from conditional_detr.predict.write import find_images
 from conditional_detr.results.panoptic_files import panoptic_row, write_panoptic_png
 from conditional_detr.train.loop import train
 
