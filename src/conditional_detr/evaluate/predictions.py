@@ -17,12 +17,12 @@ from ..data.formats.coco import CocoDataset, classes_by_name
 from ..data.formats.entries import Id, id_order
 from ..data.object_masks import PanopticMasks
 from ..data.sharing import Shared
-from ..files import write_atomically, write_json
+from ..files import write_json
 from ..models.detector import DetectionHead
 from ..models.segmenter import SegmentationHead
 from ..predict.stream import Source, detect
 from ..results.image_results import ImageResults
-from ..results.panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row
+from ..results.panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row, write_panoptic_png_bytes
 from ..stopping import Interrupted
 from ..transformers.image_processor import DetectionImageProcessor
 from .validation_loss import ValidationLoss, mean_losses
@@ -188,7 +188,7 @@ def write_predictions(path: Path, found: DatasetPredictions, coco: CocoDataset) 
     stem = path.with_name(f"{path.stem}_panoptic")
     stem.mkdir(parents=True, exist_ok=True)
     for row, png in found.maps:
-        write_atomically(stem / row["file_name"], lambda beside, png=png: beside.write_bytes(png))  # type: ignore[misc]
+        write_panoptic_png_bytes(stem / row["file_name"], png)
     names = zip(coco.category_ids, coco.category_names, coco.is_thing or (), strict=True)
     categories = [{"id": i, "name": name, "isthing": int(thing)} for i, name, thing in names]
     content = {"annotations": [row for row, _ in found.maps], "categories": categories}

@@ -157,7 +157,7 @@ def finish(
         both = output.cpu()
         return image_results(both[..., :-4], both[..., -4:], classes, sizes, threshold)
     with _after(done, device):
-        masks = MaskPredictions.of(output)
+        masks = MaskPredictions(output.logits, output.pred_masks, output.mask_query_indices, output.mask_sizes)
         return image_results(
             output.logits, output.pred_boxes, classes, sizes, threshold, masks, is_thing, segment_threshold
         )
