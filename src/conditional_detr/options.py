@@ -147,19 +147,3 @@ def instead(name: str, known: Iterable[str], option: str = "") -> str:
     if close:
         return f"; did you mean {' or '.join(option + other for other in close)}?"
     return f"; {ELSEWHERE[plain]}" if plain in ELSEWHERE else ""
-
-
-def shown(value: Any) -> str:
-    """A wrong value for a message: one short line, whatever it is."""
-    text = ascii(value) if isinstance(value, str) and not is_text(value) else repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def is_text(value: str) -> bool:
-    """Whether a string can be written: JSON can hold halves of characters."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -398,7 +398,7 @@ def _predict(arguments: list[str]) -> None:
 
     _use_threads(values.pop("threads"))
     from ..evaluate.pictures import truth_of
-    from ..images.read import printable
+    from ..messages import printable
     from ..predict.detector import Detector
     from ..predict.stream import worker_count
     from ..predict.write import find_images, predictions

@@ -23,6 +23,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from ..messages import one_line, printable
 from .pixels import resize
 
 logger = logging.getLogger(__name__)
@@ -145,13 +146,8 @@ def warnings_of(name: str | os.PathLike[str]) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    for message in dict.fromkeys(_one_line(warning.message) for warning in caught):
+    for message in dict.fromkeys(one_line(warning.message) for warning in caught):
         logger.warning("%s: %s", printable(name), message)
-
-
-def printable(name: str | os.PathLike[str]) -> str:
-    r"""A file's name as text that every encoding of Unicode has: what is none in it (bytes that are not UTF-8) as `\udcff`."""
-    return os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextmanager
@@ -186,7 +182,7 @@ def _opened(source: ImageFile) -> Iterator[Image.Image]:
     except (
         Exception
     ) as error:  # Pillow's decoders raise nearly everything on damaged files: SyntaxError, struct.error, …
-        raise OSError(f"{name}: cannot be decoded: {_one_line(error)}") from error
+        raise OSError(f"{name}: cannot be decoded: {one_line(error)}") from error
 
 
 class NotAFileError(OSError):
@@ -394,7 +390,3 @@ def _is_empty(file: Any) -> bool:
         return os.stat(file).st_size == 0
     file.seek(0)
     return not file.read(1)
-
-
-def _one_line(error: BaseException | str) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...coco_masks import encode_segmentation
 from ...files import read_json
-from ...options import shown
+from ...messages import listed_briefly, shown
 from ..check import MOST_OUTSIDE, box_form
 from ..object_masks import InstanceMasks, PanopticMasks
 from ..sharing import Shared
@@ -523,7 +523,3 @@ def classes_by_name(names: Sequence[str], labels: Sequence[str]) -> list[int]:
             "Evaluate with data of the model's classes, or train on this data first"
         )
     return [found[name] for name in names]
-
-
-def listed_briefly(items: Sequence[Any], most: int = 8) -> str:
-    return ", ".join(str(item) for item in items[:most]) + (f", … ({len(items)} in all)" if len(items) > most else "")

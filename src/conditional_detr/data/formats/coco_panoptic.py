@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ...options import shown
+from ...messages import listed_briefly, shown
 from ..check import header_sizes
 from ..object_masks import PanopticMasks, read_segment_map, segment_boxes
-from .coco import CocoDataset, exist, index_annotations, listed_briefly, present_images, read_content
+from .coco import CocoDataset, exist, index_annotations, present_images, read_content
 from .entries import BOX, Entries, Id, is_box
 
 

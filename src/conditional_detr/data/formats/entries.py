@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ...options import is_text, shown
+from ...messages import is_text, shown
 
 NUMBERS = frozenset((int, float))  # types, so that true is none
 LARGEST = 1e9  # of a coordinate, in pixels: float32 has no more use for larger ones, and arithmetic stays finite
