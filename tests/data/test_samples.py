@@ -9,8 +9,9 @@ from coco_files import box, read, write_set
 from PIL import Image
 
 from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.data.formats.coco import find_split, read_coco
+from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.data.samples import TrainingBatches, TrainingSet, collate, read_sized_image
+from conditional_detr.data.splits import find_split
 from conditional_detr.data.transforms import augment, training_transform
 from conditional_detr.images.read import image_size
 from conditional_detr.images.sizes import output_size

@@ -309,12 +309,11 @@ def _eval(arguments: list[str]) -> None:
     import torch
     from accelerate import PartialState
 
-    from ..data.formats.coco import find_split
+    from ..data.splits import find_split, read_split_files
     from ..evaluate.evaluation import evaluate
     from ..files import write_json
     from ..predict.detector import Detector
     from ..predict.stream import worker_count
-    from ..train.setup import read_split_files
 
     state = (
         PartialState(cpu=not torch.accelerator.is_available()) if "WORLD_SIZE" in os.environ else None

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from ..config import Task
 from ..data.augmentation import Augmentation
-from ..data.formats.coco import find_split
 from ..data.scenes import generate_scenes
+from ..data.splits import find_split, read_split_files
 from ..evaluate.evaluation import evaluate
 from ..files import write_atomically, write_json
 from ..predict.detector import Detector
@@ -20,7 +20,6 @@ from ..predict.draw import contact_sheet
 from ..predict.write import find_images, predict
 from ..train.loop import train
 from ..train.recipe import Recipe, find_recipe
-from ..train.setup import read_split_files
 
 IMAGES = {"train": 4000, "val": 200, "test": 200}
 SIZE = 96

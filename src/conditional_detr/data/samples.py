@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from ..boxes import xyxy_to_cxcywh
 from ..images.pixels import pad, resize
 from ..images.read import read_image
-from .formats.coco import CocoDataset
+from .formats.coco import DetectionDataset
 from .transforms import augment, augment_masks
 
 # Under `group_by_shape`, images are sorted by shape within this many batches: enough that most batches are of one shape,
@@ -80,7 +80,7 @@ def _is_of_size(image: Tensor, height: int, width: int, least_side: int | None) 
 
 
 class TrainingSet(Dataset):
-    """Samples of a `CocoDataset`, augmented. Its keys are (epoch, index).
+    """Samples of a `DetectionDataset`, augmented. Its keys are (epoch, index).
 
     Labels have `class_labels` (n,) and `boxes` (n, 4), relative cxcywh, of the objects that are in sight and no crowds;
     if the data set was read with masks, also `masks` (n, h, w) bool, of the augmented image's own size, and objects
@@ -93,7 +93,9 @@ class TrainingSet(Dataset):
             `read_image`. None decodes all of every file.
     """
 
-    def __init__(self, coco: CocoDataset, transform: v2.Transform, seed: int, least_side: int | None = None) -> None:
+    def __init__(
+        self, coco: DetectionDataset, transform: v2.Transform, seed: int, least_side: int | None = None
+    ) -> None:
         self.coco, self.transform, self.seed, self.least_side = coco, transform, seed, least_side
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, dict[str, Any], bool] | str:

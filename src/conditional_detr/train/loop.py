@@ -27,7 +27,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.formats.coco import CocoDataset, check_same_categories
+from ..data.dataset import DetectionDataset, check_same_categories
 from ..data.samples import Batch, TrainingBatches, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..evaluate.evaluation import HEADLINE, Metrics, evaluate
@@ -648,7 +648,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     )
 
 
-def _loader(recipe: Recipe, data: CocoDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
+def _loader(recipe: Recipe, data: DetectionDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
     settings = recipe.augmentation
     dataset = TrainingSet(data, training_transform(settings), recipe.seed, settings.least_side)
     workers = worker_count(recipe.workers)
