@@ -9,7 +9,7 @@ from coco_files import box, write_set
 from json_mutants import mutants
 from PIL import Image
 
-from conditional_detr.data.formats.coco import exist
+from conditional_detr.data.formats.image_files import exist
 from conditional_detr.data.splits import read_split_files
 from conditional_detr.evaluate.coco_metrics import coco_metrics
 from conditional_detr.evaluate.evaluation import Predictions, score

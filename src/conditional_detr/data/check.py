@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..images.read import image_size
+from ..images.read import image_sizes
 from .dataset import DetectionDataset
 
 MOST_OUTSIDE = (
@@ -132,12 +132,12 @@ def _check_sizes(dataset: DetectionDataset) -> list[str]:
     return []
 
 
-def header_sizes(path: Path) -> list[tuple[int, int]] | None:
+def header_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Height and width of a picture as its EXIF tag turns it, and as its file has them, from its header alone; None where
     it cannot be read, which is said when its pixels are."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [image_size(path), image_size(path, exif=False)]
+            return image_sizes(path)
     except OSError:
         return None

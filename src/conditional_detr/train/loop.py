@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data.dataset import DetectionDataset, check_same_categories
-from ..data.samples import Batch, TrainingBatches, TrainingSet, collate, seed_of
+from ..data.sampler import TrainingBatches
+from ..data.samples import Batch, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..evaluate.evaluation import HEADLINE, Metrics, evaluate
 from ..files import read_json, remove_leftovers, write_atomically, write_json
