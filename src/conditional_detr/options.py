@@ -93,9 +93,11 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         fits = isinstance(value, str) and value in get_args(kind)
     elif kind is bool:
         fits = isinstance(value, bool)
-    elif kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+    elif isinstance(value, bool):
+        fits = False  # though Python counts it among the numbers
+    elif kind is int and isinstance(value, Integral):
         return int(value)
-    elif kind is float and isinstance(value, Real) and not isinstance(value, bool) and _finite(value):
+    elif kind is float and isinstance(value, Real) and _finite(value):
         return value if type(value) in (int, float) else float(value)
     elif kind is str and isinstance(value, str | os.PathLike):
         return os.fspath(value)

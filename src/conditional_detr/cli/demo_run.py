@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import yaml
 from PIL import Image
 from rich.console import Console
 
 from ..config import Task
-from ..data.augmentation import Augmentation
 from ..data.scenes import generate_scenes
 from ..data.splits import find_split, read_split_files
 from ..evaluate.evaluation import evaluate
@@ -19,7 +17,7 @@ from ..predict.detector import Detector
 from ..predict.draw import contact_sheet
 from ..predict.write import find_images, predict
 from ..train.loop import train
-from ..train.recipe import Recipe, find_recipe
+from ..train.recipe import Recipe, find_recipe, read_recipe
 
 IMAGES = {"train": 4000, "val": 200, "test": 200}
 SIZE = 96
@@ -42,8 +40,7 @@ def run_demo(output: str, seed: int, task: Task = "detection") -> None:
 
     console.rule("2  training from scratch (a few minutes on two CPU cores)", align="left")
     started = time.time()
-    values = yaml.safe_load(find_recipe(RECIPES[task]).read_text(encoding="utf-8"))
-    values["augmentation"] = Augmentation(**values["augmentation"])
+    values = read_recipe(find_recipe(RECIPES[task]))
     train(Recipe(**values, data=str(data), output=str(folder), seed=seed, resume="auto"))
     seconds = time.time() - started
 

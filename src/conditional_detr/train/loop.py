@@ -45,7 +45,8 @@ from ..workers import InSharedMemory, WorkerDied, batches_of, leave_signals_to_t
 from .log import Journal
 from .optimizer import build_optimizer, learning_rate_factor, moving_average
 from .pictures import draw_batch
-from .recipe import Recipe, changed_fields
+from .recipe import Recipe
+from .recipe_changes import changed_fields
 from .setup import build_model, check_learned_positions, read_split
 from .state import (
     Pace,
