@@ -27,8 +27,9 @@ from timm.layers import convert_sync_batchnorm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.formats.coco import CocoDataset, check_same_categories
-from ..data.samples import Batch, TrainingBatches, TrainingSet, collate, seed_of
+from ..data.dataset import DetectionDataset, check_same_categories
+from ..data.sampler import TrainingBatches
+from ..data.samples import Batch, TrainingSet, collate, seed_of
 from ..data.transforms import training_transform
 from ..evaluate.evaluation import HEADLINE, Metrics, evaluate
 from ..files import read_json, remove_leftovers, write_atomically, write_json
@@ -44,7 +45,8 @@ from ..workers import InSharedMemory, WorkerDied, batches_of, leave_signals_to_t
 from .log import Journal
 from .optimizer import build_optimizer, learning_rate_factor, moving_average
 from .pictures import draw_batch
-from .recipe import Recipe, changed_fields
+from .recipe import Recipe
+from .recipe_changes import changed_fields
 from .setup import build_model, check_learned_positions, read_split
 from .state import (
     Pace,
@@ -648,7 +650,7 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     )
 
 
-def _loader(recipe: Recipe, data: CocoDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
+def _loader(recipe: Recipe, data: DetectionDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
     settings = recipe.augmentation
     dataset = TrainingSet(data, training_transform(settings), recipe.seed, settings.least_side)
     workers = worker_count(recipe.workers)

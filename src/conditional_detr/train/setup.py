@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..checkpoints.read import config_of
-from ..config import DetectionConfig, Task
-from ..data.check import check_dataset
-from ..data.formats.coco import CocoDataset, find_split, read_coco
-from ..data.formats.coco_panoptic import read_panoptic
+from ..config import DetectionConfig
+from ..data.dataset import DetectionDataset
 from ..data.samples import seed_of
+from ..data.splits import find_split, read_split_files
 from ..images.sizes import output_size
 from ..models.detector import DETECTORS, DetectionHead
 from ..models.position import MAX_LEARNED_CELLS
@@ -25,7 +23,7 @@ SMALL_SET = 10_000
 BIG_MODEL = 10_000_000  # weights; smaller ones are meant for small sets
 
 
-def read_split(recipe: Recipe, split: str) -> CocoDataset:
+def read_split(recipe: Recipe, split: str) -> DetectionDataset:
     annotations, images = getattr(recipe, f"{split}_annotations"), getattr(recipe, f"{split}_images")
     if not annotations:
         if not recipe.data:
@@ -39,23 +37,8 @@ def read_split(recipe: Recipe, split: str) -> CocoDataset:
     return dataset
 
 
-def read_split_files(annotations: str | Path, images: str | Path, task: Task, skip_bad: bool) -> CocoDataset:
-    """Read an annotation file with what the task needs: boxes, boxes and masks, or panoptic segments. A file called
-    panoptic_… has boxes for detection, too: of things and stuff.
-
-    Raises:
-        OSError, ValueError: see `read_coco`, `read_panoptic` and `check_dataset`.
-    """
-    if task == "panoptic" or (task == "detection" and Path(annotations).name.startswith("panoptic_")):
-        dataset = read_panoptic(annotations, images, skip_missing_images=skip_bad, masks=task == "panoptic")
-    else:
-        dataset = read_coco(annotations, images, skip_bad, masks=task == "instance")
-    dataset.warnings = check_dataset(dataset)
-    return dataset
-
-
 def build_model(
-    recipe: Recipe, data: CocoDataset, checkpoint: dict[str, Any] | None = None
+    recipe: Recipe, data: DetectionDataset, checkpoint: dict[str, Any] | None = None
 ) -> tuple[DetectionHead | SegmentationHead, list[str]]:
     """The model to train, and what its user should know about it.
 
@@ -70,7 +53,7 @@ def build_model(
 
 
 def _build(
-    recipe: Recipe, data: CocoDataset, checkpoint: dict[str, Any] | None
+    recipe: Recipe, data: DetectionDataset, checkpoint: dict[str, Any] | None
 ) -> tuple[DetectionHead | SegmentationHead, list[str]]:
     classes = {
         "id2label": dict(enumerate(data.category_names)),
@@ -160,7 +143,7 @@ def _model_from_checkpoint(
 
 
 def check_learned_positions(
-    recipe: Recipe, model: DetectionHead | SegmentationHead, datasets: list[CocoDataset]
+    recipe: Recipe, model: DetectionHead | SegmentationHead, datasets: list[DetectionDataset]
 ) -> None:
     """Refuse at the start what would otherwise fail at the first large image."""
     settings = recipe.augmentation

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import read_pickled, write_atomically
+from ..checkpoints.weights import read_pickled
+from ..files import write_atomically
 from .recipe import MOST
 
 logger = logging.getLogger(__name__)
