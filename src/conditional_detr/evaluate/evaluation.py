@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ..config import Task
-from ..data.formats.coco import CocoDataset
+from ..data.dataset import DetectionDataset
 from ..data.object_masks import PanopticMasks
 from ..models.detector import DetectionHead
 from ..models.segmenter import SegmentationHead
@@ -56,7 +56,7 @@ class Metrics:
 def evaluate(
     model: DetectionHead | SegmentationHead,
     processor: DetectionImageProcessor,
-    coco: CocoDataset,
+    coco: DetectionDataset,
     *,
     predictions: Path | None = None,
     picture: Path | None = None,
@@ -91,7 +91,7 @@ def evaluate(
     return metrics
 
 
-def score(found: DatasetPredictions, coco: CocoDataset) -> Metrics:
+def score(found: DatasetPredictions, coco: DetectionDataset) -> Metrics:
     """The figures of predictions.
 
     Raises:

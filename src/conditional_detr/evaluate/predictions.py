@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ..config import Task
-from ..data.formats.coco import CocoDataset, classes_by_name
-from ..data.formats.entries import Id, id_order
+from ..data.dataset import DetectionDataset, Id, classes_by_name, id_order
 from ..data.object_masks import PanopticMasks
 from ..data.sharing import Shared
 from ..files import write_json
@@ -48,7 +47,7 @@ class DatasetPredictions:
 class DatasetImages(Shared, Sequence[Source]):
     """The images of a data set, to detect in. Loading processes that are spawned share the lists instead of a copy each."""
 
-    def __init__(self, coco: CocoDataset) -> None:
+    def __init__(self, coco: DetectionDataset) -> None:
         self.folder, self.file_names, self.sizes = coco.image_folder, coco.file_names, coco.sizes
 
     def __len__(self) -> int:
@@ -67,7 +66,7 @@ class DatasetImages(Shared, Sequence[Source]):
         return Source(self.folder / self.file_names[index], (height, width))
 
 
-def task_of_data(coco: CocoDataset) -> Task:
+def task_of_data(coco: DetectionDataset) -> Task:
     """What can be scored on a data set as it was read."""
     if coco.masks is None:
         return "detection"
@@ -77,7 +76,7 @@ def task_of_data(coco: CocoDataset) -> Task:
 def predict_dataset(
     model: DetectionHead | SegmentationHead,
     processor: DetectionImageProcessor,
-    coco: CocoDataset,
+    coco: DetectionDataset,
     *,
     batch_size: int = 8,
     workers: int = 2,
@@ -140,7 +139,7 @@ def predict_dataset(
     return predictions
 
 
-def checked_task(model: DetectionHead | SegmentationHead, coco: CocoDataset) -> Task:
+def checked_task(model: DetectionHead | SegmentationHead, coco: DetectionDataset) -> Task:
     """What is to be predicted for a data set as it was read.
 
     Raises:
@@ -180,7 +179,7 @@ def map_file_name(image_id: Id, index: int) -> str:
     return f"image_{index + 1}.png"
 
 
-def write_predictions(path: Path, found: DatasetPredictions, coco: CocoDataset) -> None:
+def write_predictions(path: Path, found: DatasetPredictions, coco: DetectionDataset) -> None:
     """COCO results, and panoptic maps where there are any; see `evaluation.evaluate`."""
     write_json(path, found.results, indent=None)
     if not found.maps:

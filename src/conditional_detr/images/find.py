@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from .read import check_is_file, printable, refuse_url
+from ..messages import printable
+from .read import check_is_file, refuse_url
 
 # Formats that Pillow knows by name and that hold no picture, or one that other programs must draw.
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}

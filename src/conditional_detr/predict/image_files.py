@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..config import DetectionConfig
 from ..files import write_atomically, write_json
-from ..images.read import printable, read_resized
+from ..images.read import read_resized
+from ..messages import printable
 from ..results.image_results import ImageResults
 from ..results.named import Detection, named_detections, named_map
 from ..results.panoptic_files import panoptic_row, write_panoptic_png

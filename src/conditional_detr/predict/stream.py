@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..config import Task
 from ..images.prepare import Preprocessing
-from ..images.read import printable, warnings_of
+from ..images.read import warnings_of
+from ..messages import printable
 from ..models.detector import DetectionHead
 from ..models.segmenter import SegmentationHead
 from ..results.image_results import ImageResults

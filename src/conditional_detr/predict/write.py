@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..images.read import image_size, printable
+from ..images.read import image_size
+from ..messages import printable
 from ..results.image_results import ImageResults
 from ..results.named import Detection
 from .detector import Detector

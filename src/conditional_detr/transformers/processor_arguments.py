@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..images.sizes import size_dict
-from ..options import shown
+from ..messages import shown
 
 FORMATS = ("coco_detection", "coco_panoptic")
 # What may be given in a call as in transformers, and changes nothing: images always become RGB, channels first.
