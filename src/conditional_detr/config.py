@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NoReturn
 
 from typing_extensions import Self
 
-from .options import is_text, shown
+from .messages import is_text, shown
 
 Task = Literal["detection", "instance", "panoptic"]
 ACTIVATIONS = ("relu", "gelu", "silu")

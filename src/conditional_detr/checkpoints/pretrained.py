@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from ..config import DetectionConfig
-from ..files import read_weights, write_atomically, write_json
+from ..files import write_atomically, write_json
 from .card import model_card, write_card
 from .hub import upload_folder
 from .names import MASK_PREFIXES, to_disk, to_memory, without_detector_prefix
 from .read import config_of_weights, is_original, read_config, read_weight_files
+from .weights import read_weights
 
 logger = logging.getLogger(__name__)
 

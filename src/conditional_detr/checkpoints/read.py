@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from ..config import CONFIG_CLASSES, DetectionConfig
-from ..files import read_json, read_pickled, read_weights
-from ..options import shown
+from ..files import read_json
+from ..messages import shown
 from .hub import find_file
 from .names import MASK_PREFIXES, without_detector_prefix
 from .original import config_from_weights
+from .weights import read_pickled, read_weights
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoints.hub import find_file
 from ..config import DetectionConfig
-from ..options import shown
+from ..messages import shown
 from ..precision import at_least_float32
 from .onednn import OneDnnConv2d, computes_with_onednn
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from ..files import read_pickled, write_atomically
+from ..checkpoints.weights import read_pickled
+from ..files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 
 from ..checkpoints.read import config_of
 from ..config import DetectionConfig
-from ..data.formats.coco import CocoDataset
+from ..data.dataset import DetectionDataset
 from ..data.samples import seed_of
 from ..images.sizes import output_size
 from ..models.detector import DETECTORS, DetectionHead
@@ -25,7 +25,7 @@ BIG_MODEL = 10_000_000  # weights; smaller ones are meant for small sets
 
 
 def build_model(
-    recipe: Recipe, data: CocoDataset, saved: SavedState | None = None
+    recipe: Recipe, data: DetectionDataset, saved: SavedState | None = None
 ) -> tuple[DetectionHead | SegmentationHead, list[str]]:
     """The model to train, and what its user should know about it.
 
@@ -55,7 +55,7 @@ def build_model(
     return model, notes
 
 
-def _classes_of(data: CocoDataset) -> dict[str, Any]:
+def _classes_of(data: DetectionDataset) -> dict[str, Any]:
     """The fields of a model's configuration that are about a data set's classes."""
     return {
         "id2label": dict(enumerate(data.category_names)),
@@ -88,7 +88,7 @@ def _model_fields(recipe: Recipe) -> dict[str, Any]:
 
 
 def _from_checkpoint(
-    recipe: Recipe, config: DetectionConfig, data: CocoDataset
+    recipe: Recipe, config: DetectionConfig, data: DetectionDataset
 ) -> tuple[DetectionHead | SegmentationHead, str]:
     """Start from saved weights. The recipe's model fields win over the checkpoint's; other classes get a new classifier.
 
@@ -148,7 +148,7 @@ def _advice(model: DetectionHead | SegmentationHead, images: int) -> list[str]:
 
 
 def check_learned_positions(
-    recipe: Recipe, model: DetectionHead | SegmentationHead, train_set: CocoDataset, val_set: CocoDataset
+    recipe: Recipe, model: DetectionHead | SegmentationHead, train_set: DetectionDataset, val_set: DetectionDataset
 ) -> None:
     """Refuse at the start what would otherwise fail at the first large image."""
     if model.config.position_embedding_type != "learned":

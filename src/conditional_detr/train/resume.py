@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 from ..files import remove_leftovers
 from .checkpoint_files import checkpoints, read_checkpoint, readable_checkpoints
 from .failures import NoUsableCheckpoint, RecipeChanged, RunExists, TrainingError
-from .recipe import Recipe, changed_fields
+from .recipe import Recipe
+from .recipe_changes import changed_fields
 from .state import SavedState
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data.formats.coco import CocoDataset
+from ..data.dataset import DetectionDataset
 from ..stopping import StopRequest
 from ..transformers.image_processor import DetectionImageProcessor
 from .distributed import Processes
@@ -35,8 +35,8 @@ class Run:
     stop: StopRequest
     processes: Processes
     accelerator: Accelerator
-    train_set: CocoDataset
-    val_set: CocoDataset
+    train_set: DetectionDataset
+    val_set: DetectionDataset
     loader: DataLoader
     steps_per_epoch: int
     state: TrainingState

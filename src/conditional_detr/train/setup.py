@@ -15,11 +15,10 @@ from accelerate.state import AcceleratorState
 from timm.layers import convert_sync_batchnorm
 from torch.utils.data import DataLoader
 
-from ..config import Task
-from ..data.check import check_dataset
-from ..data.formats.coco import CocoDataset, check_same_categories, find_split, read_coco
-from ..data.formats.coco_panoptic import read_panoptic
-from ..data.samples import TrainingBatches, TrainingSet, collate
+from ..data.dataset import DetectionDataset, check_same_categories
+from ..data.sampler import TrainingBatches
+from ..data.samples import TrainingSet, collate
+from ..data.splits import find_split, read_split_files
 from ..data.transforms import training_transform
 from ..files import write_atomically
 from ..predict.stream import worker_count
@@ -108,7 +107,7 @@ def _check_processes(recipe: Recipe, processes: Processes) -> None:
         raise ValueError("sync_batch_norm needs GPUs: PyTorch's synchronised batch norm has no CPU version")
 
 
-def read_split(recipe: Recipe, split: Literal["train", "val"]) -> CocoDataset:
+def read_split(recipe: Recipe, split: Literal["train", "val"]) -> DetectionDataset:
     """Read the recipe's "train" or "val" data.
 
     Raises:
@@ -128,22 +127,7 @@ def read_split(recipe: Recipe, split: Literal["train", "val"]) -> CocoDataset:
     return dataset
 
 
-def read_split_files(annotations: str | Path, images: str | Path, task: Task, skip_bad: bool) -> CocoDataset:
-    """Read an annotation file with what the task needs: boxes, boxes and masks, or panoptic segments. A file called
-    panoptic_… has boxes for detection, too: of things and stuff.
-
-    Raises:
-        OSError, ValueError: see `read_coco`, `read_panoptic` and `check_dataset`.
-    """
-    if task == "panoptic" or (task == "detection" and Path(annotations).name.startswith("panoptic_")):
-        dataset = read_panoptic(annotations, images, skip_missing_images=skip_bad, masks=task == "panoptic")
-    else:
-        dataset = read_coco(annotations, images, skip_bad, masks=task == "instance")
-    dataset.warnings = check_dataset(dataset)
-    return dataset
-
-
-def _batches(recipe: Recipe, train_set: CocoDataset, processes: Processes) -> TrainingBatches:
+def _batches(recipe: Recipe, train_set: DetectionDataset, processes: Processes) -> TrainingBatches:
     return TrainingBatches(
         train_set.sizes,
         batch_size=recipe.batch_size,
@@ -155,7 +139,7 @@ def _batches(recipe: Recipe, train_set: CocoDataset, processes: Processes) -> Tr
     )
 
 
-def _loader(recipe: Recipe, data: CocoDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
+def _loader(recipe: Recipe, data: DetectionDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
     settings = recipe.augmentation
     dataset = TrainingSet(data, training_transform(settings), recipe.seed, settings.least_side)
     workers = worker_count(recipe.workers)
@@ -175,8 +159,8 @@ def _state(
     recipe: Recipe,
     accelerator: Accelerator,
     processes: Processes,
-    train_set: CocoDataset,
-    val_set: CocoDataset,
+    train_set: DetectionDataset,
+    val_set: DetectionDataset,
     steps_per_epoch: int,
 ) -> tuple[TrainingState, list[str]]:
     """The state to begin with, and what its user should know about it."""

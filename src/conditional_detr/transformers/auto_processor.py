@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoints.hub import find_file
 from ..checkpoints.read import model_family
 from ..files import read_json
-from ..options import shown
+from ..messages import shown
 from .image_processor import (
     CONFIG_NAME,
     LOADING_OPTIONS,
