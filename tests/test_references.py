@@ -12,7 +12,7 @@ LINKED = re.compile(r"\]\(([^)#:]+?)(?:#[^)]*)?\)")
 
 
 def texts():
-    yield from (ROOT / name for name in ("README.md", "CHANGELOG.md", "hubconf.py", "Makefile"))
+    yield from (ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "hubconf.py", "Makefile"))
     for folder, suffix in (("src", "py"), ("docs", "md"), ("examples", "*"), ("benchmarks", "*")):
         yield from (file for file in (ROOT / folder).rglob(f"*.{suffix}") if "__pycache__" not in file.parts)
 
