@@ -121,7 +121,7 @@ class DetectionDataset(Shared):
         return self.ground_truth(self)
 
     def to_panoptic(self) -> dict[str, Any]:
-        """The contents of the panoptic JSON for the images of this set; the PNG files are in `masks.folder`."""
+        """The contents of the panoptic JSON for the images of this set; the PNG files are in `self.masks.folder`."""
         assert self.panoptic_truth is not None, "only panoptic data has panoptic maps"
         return self.panoptic_truth(self)
 
