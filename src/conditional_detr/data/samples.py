@@ -66,7 +66,7 @@ class TrainingSet(Dataset):
     if the data set was read with masks, also `masks` (n, h, w) bool, of the augmented image's own size, and objects
     without a pixel in sight are left out. Masks add to a sample's memory n · h · w bytes (twice that for a moment where
     objects are left out) and at most two masks of the file's size, or of 4 million pixels where that is more: see
-    `masks.InstanceMasks.decode`.
+    `InstanceMasks.decode`.
 
     Args:
         least_side: the least short side in pixels that the transform needs; larger JPEG files are decoded smaller, see

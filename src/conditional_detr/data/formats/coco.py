@@ -308,7 +308,7 @@ def ground_truth(dataset: DetectionDataset) -> dict[str, Any]:
             for i in range(len(dataset))
             for a in range(dataset.first[i], dataset.first[i + 1])
         ]
-    return dataset.present_in(content)
+    return of_present_images(dataset, content)
 
 
 def content_of(dataset: DetectionDataset) -> dict[str, Any]:
@@ -317,6 +317,15 @@ def content_of(dataset: DetectionDataset) -> dict[str, Any]:
     content.setdefault("annotations", [])
     known = set(dataset.category_ids)
     content["categories"] = [category for category in content["categories"] if category["id"] in known]
+    return content
+
+
+def of_present_images(dataset: DetectionDataset, content: dict[str, Any]) -> dict[str, Any]:
+    """A file's contents without images that are missing, and what is annotated in them."""
+    if dataset.missing_images:
+        kept = set(dataset.image_ids)
+        content["images"] = [image for image in content["images"] if image["id"] in kept]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
     return content
 
 
