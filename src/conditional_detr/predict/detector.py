@@ -14,8 +14,9 @@ from torch import Tensor
 from ..checkpoints.pretrained import named_dtype
 from ..checkpoints.read import HUB_OPTIONS, has_masks, model_family
 from ..config import Task
+from ..images.open_file import is_image_file
 from ..images.prepare import Preprocessing
-from ..images.read import as_rgb_tensor, image_list, image_size, is_image_file
+from ..images.read import as_rgb_tensor, image_list, image_size
 from ..images.sizes import size_dict
 from ..models.deploy import check_dtype, compile_model, prepare_for_inference
 from ..models.detector import DETECTORS, DetectionHead
