@@ -35,8 +35,8 @@ from ..files import read_json, remove_leftovers, write_atomically, write_json
 from ..images.pixels import normalize
 from ..losses.criterion import LossNormalizers, count_normalizers, share_normalizers
 from ..losses.matcher import to_device
-from ..models.detector import DetectionHead
-from ..models.segmenter import SegmentationHead
+from ..models.detector import ObjectDetectionModel
+from ..models.segmenter import SegmentationModel
 from ..predict.stream import PRECISIONS, REPAIR, worker_count
 from ..stopping import Interrupted, StopRequest
 from ..transformers.auto_processor import IMAGE_PROCESSORS
@@ -527,7 +527,7 @@ class _Run:
     def _best(self) -> str:
         return f"best {HEADLINE[self.recipe.task].replace('_', ' ')} {self.progress.best:.3f}"
 
-    def _evaluated_model(self) -> DetectionHead | SegmentationHead:
+    def _evaluated_model(self) -> ObjectDetectionModel | SegmentationModel:
         return self.model if self.ema is None else self.ema.module
 
     def _evaluate(self) -> None:

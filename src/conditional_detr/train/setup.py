@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checkpoints.read import config_of
+from ..checkpoints.checkpoint import Checkpoint
 from ..config import DetectionConfig, Task
 from ..data.check import check_dataset
 from ..data.formats.coco import CocoDataset, find_split, read_coco
 from ..data.formats.coco_panoptic import read_panoptic
 from ..data.samples import seed_of
 from ..images.sizes import output_size
-from ..models.detector import DETECTORS, DetectionHead
+from ..models.detector import ObjectDetectionModel
+from ..models.family import family_of
 from ..models.position import MAX_LEARNED_CELLS
-from ..models.segmenter import SEGMENTERS, SegmentationHead
+from ..models.segmenter import SegmentationModel
 from .recipe import Recipe
 
 # Below this, a transformer detector trained from nothing is a disappointment, and people should hear so beforehand.
@@ -56,14 +57,14 @@ def read_split_files(annotations: str | Path, images: str | Path, task: Task, sk
 
 def build_model(
     recipe: Recipe, data: CocoDataset, checkpoint: dict[str, Any] | None = None
-) -> tuple[DetectionHead | SegmentationHead, list[str]]:
+) -> tuple[ObjectDetectionModel | SegmentationModel, list[str]]:
     """The model to train, and what its user should know about it.
 
     Args:
         checkpoint: build the model that this holds; its weights are loaded later.
     """
     model, notes = _build(recipe, data, checkpoint)
-    if isinstance(model, SegmentationHead) and recipe.freeze_detector:
+    if isinstance(model, SegmentationModel) and recipe.freeze_detector:
         model.freeze_detector()
         notes.append("the detector stays as it is: only the mask head is trained")
     return model, notes
@@ -71,7 +72,7 @@ def build_model(
 
 def _build(
     recipe: Recipe, data: CocoDataset, checkpoint: dict[str, Any] | None
-) -> tuple[DetectionHead | SegmentationHead, list[str]]:
+) -> tuple[ObjectDetectionModel | SegmentationModel, list[str]]:
     classes = {
         "id2label": dict(enumerate(data.category_names)),
         "category_ids": list(data.category_ids),
@@ -80,8 +81,8 @@ def _build(
     config = recipe.model_config(**classes)
     notes: list[str] = []
     torch.manual_seed(seed_of(recipe.seed, "weights"))
-    models: dict[str, Any] = DETECTORS if recipe.task == "detection" else SEGMENTERS
-    model_class = models[config.model_type]
+    family = family_of(config.model_type)
+    model_class = family.detector if recipe.task == "detection" else family.segmenter
     if checkpoint is not None:
         config = _saved_config(recipe, config, checkpoint.get("config"))
         config.use_pretrained_backbone = False  # every weight comes from the checkpoint
@@ -122,7 +123,7 @@ def _saved_config(recipe: Recipe, config: DetectionConfig, saved: dict[str, Any]
     if not recipe.init_from:
         return config
     # A checkpoint from before configurations were kept in it: what the run started with decides.
-    started = config_of(recipe.init_from, type(config), **_model_fields(recipe))
+    started = Checkpoint(recipe.init_from).config(type(config), _model_fields(recipe))
     started.id2label, started.category_ids, started.is_thing = config.id2label, config.category_ids, config.is_thing
     return started
 
@@ -134,7 +135,7 @@ def _model_fields(recipe: Recipe) -> dict[str, Any]:
 
 def _model_from_checkpoint(
     recipe: Recipe, model_class: Any, classes: dict[str, Any]
-) -> tuple[DetectionHead | SegmentationHead, list[str]]:
+) -> tuple[ObjectDetectionModel | SegmentationModel, list[str]]:
     """Start from saved weights. The recipe's model fields win over the checkpoint's; other classes get a new classifier."""
     before = model_class.from_pretrained(recipe.init_from, **_model_fields(recipe))
     known = before.config.id2label
@@ -160,11 +161,11 @@ def _model_from_checkpoint(
 
 
 def check_learned_positions(
-    recipe: Recipe, model: DetectionHead | SegmentationHead, datasets: list[CocoDataset]
+    recipe: Recipe, model: ObjectDetectionModel | SegmentationModel, datasets: list[CocoDataset]
 ) -> None:
     """Refuse at the start what would otherwise fail at the first large image."""
     settings = recipe.augmentation
-    detector = model.detector if isinstance(model, SegmentationHead) else model
+    detector = model.detector if isinstance(model, SegmentationModel) else model
     stride = detector.model.backbone.stride
     for dataset, short, long in (
         (datasets[0], max(settings.scales), settings.max_size),

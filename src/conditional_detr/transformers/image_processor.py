@@ -22,7 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checkpoints.hub import find_file, upload_folder
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.hub import local_path, upload_folder
 from ..classes import ClassReading, SigmoidClasses, SoftmaxClasses
 from ..files import read_json, write_json
 from ..images.pixels import (
@@ -333,13 +334,14 @@ class DetectionImageProcessor(ABC):
 
     @classmethod
     def from_pretrained(
-        cls: type[Processor], pretrained_model_name_or_path: str | os.PathLike[str], **overrides: Any
+        cls: type[Processor], pretrained_model_name_or_path: str | os.PathLike[str] | Checkpoint, **overrides: Any
     ) -> Processor:
         """Read the processor of a checkpoint.
 
         Args:
             pretrained_model_name_or_path: a folder that holds `preprocessor_config.json`, that file itself, a repository
-                on the Hugging Face hub, or a `.pth` file, which says nothing about images, so that the defaults are taken.
+                on the Hugging Face hub, or a `.pth` file, which says nothing about images, so that the defaults are taken;
+                or a checkpoint that was found already.
             overrides: arguments of the constructor that replace what the file says; and `revision`, `cache_dir`, `token`,
                 `local_files_only`, `force_download` for the hub.
 
@@ -348,15 +350,19 @@ class DetectionImageProcessor(ABC):
             ValueError: the file is not JSON, or holds a value that means nothing; one line that names the file.
         """
         options = {option: overrides.pop(option) for option in LOADING_OPTIONS if option in overrides}
-        path = Path(pretrained_model_name_or_path)
-        if path.suffix in (".pth", ".pt"):
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such file")
-            return cls.from_dict({}, **overrides)
-        if not path.is_file():
-            found = find_file(str(pretrained_model_name_or_path), CONFIG_NAME, **options)
-            assert found is not None, "a required file is found or raises"
+        if isinstance(pretrained_model_name_or_path, Checkpoint):
+            found = pretrained_model_name_or_path.preprocessor_path
+            if found is None:
+                return cls.from_dict({}, **overrides)
             path = found
+        else:
+            path = Path(pretrained_model_name_or_path)
+            if path.suffix in (".pth", ".pt"):
+                if not path.is_file():
+                    raise FileNotFoundError(f"{path}: no such file")
+                return cls.from_dict({}, **overrides)
+            if not path.is_file():
+                path = local_path(str(pretrained_model_name_or_path), CONFIG_NAME, **options)
         values = read_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"{path} is not an image processor's configuration: a JSON object is needed")
