@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-processors lint clean
+.PHONY: setup demo test test-processors lint docs clean
 
 setup: .venv/.installed
 
@@ -32,5 +32,17 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The pages come to site/: open site/index.html. What plug-ins warn of does not end a strict build, and is looked for in
+# what they printed; nor may a page fetch anything from a network.
+docs: .venv/.docs
+	mkdir -p build
+	PATH="$(CURDIR)/$(BIN):$$PATH" COLUMNS=100 $(BIN)/zensical build --clean --strict >build/docs.log 2>&1 || { cat build/docs.log; exit 1; }
+	! grep -Ev '^(Build |No issues|$$)' build/docs.log
+	! grep -rE '<(script|link|img|iframe)[^>]*(src|href)="?https?:' site --include '*.html'
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv runs build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv runs build dist site .cache .pytest_cache .ruff_cache .mypy_cache

@@ -35,7 +35,7 @@ from conditional_detr.data.formats.coco_panoptic import read_panoptic
 from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.evaluate.coco_metrics import coco_metrics
 from conditional_detr.predict.write import find_images, predict
-from conditional_detr.train.state import checkpoints, newest_checkpoint
+from conditional_detr.train.checkpoint_files import checkpoints, newest_checkpoint
 
 from . import mutants
 from .measure import machine

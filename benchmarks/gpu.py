@@ -27,7 +27,8 @@ from conditional_detr import ConditionalDetrForObjectDetection, Detector
 from conditional_detr.checkpoints.original import PAPER_TRAINING
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.formats.coco import read_coco
-from conditional_detr.data.samples import TrainingBatches, TrainingSet, collate
+from conditional_detr.data.sampler import TrainingBatches
+from conditional_detr.data.samples import TrainingSet, collate
 from conditional_detr.data.transforms import training_transform
 from conditional_detr.images.pixels import normalize
 from conditional_detr.predict.stream import Source, detect

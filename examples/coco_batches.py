@@ -10,15 +10,17 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from conditional_detr import ConditionalDetrImageProcessor, DetrImageProcessor
-from conditional_detr.data.formats.coco import CocoDataset, find_split, read_coco
+from conditional_detr.data.dataset import DetectionDataset
+from conditional_detr.data.formats.coco import read_coco
+from conditional_detr.data.splits import find_split
 
 
-def read_split(folder: str, split: str) -> CocoDataset:
+def read_split(folder: str, split: str) -> DetectionDataset:
     """The annotations of "train" or "val", in any layout that `cdetr train` takes."""
     return read_coco(*find_split(folder, split))
 
 
-def classes_of(data: CocoDataset) -> dict[str, Any]:
+def classes_of(data: DetectionDataset) -> dict[str, Any]:
     """What the model is to know about the classes, as arguments of `from_pretrained`."""
     return {"id2label": dict(enumerate(data.category_names)), "category_ids": data.category_ids}
 
@@ -29,7 +31,7 @@ class Pictures(Dataset):
     The category of an annotation is the class, 0…C-1, not the data set's own id, which may have holes.
     """
 
-    def __init__(self, data: CocoDataset, flip: bool) -> None:
+    def __init__(self, data: DetectionDataset, flip: bool) -> None:
         self.data, self.flip = data, flip
 
     def __len__(self) -> int:

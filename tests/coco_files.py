@@ -4,7 +4,8 @@ import json
 
 from PIL import Image
 
-from conditional_detr.data.formats.coco import find_split, read_coco
+from conditional_detr.data.formats.coco import read_coco
+from conditional_detr.data.splits import find_split
 
 
 def write_set(folder, annotations, images=None, categories=None, split="train"):

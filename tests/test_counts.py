@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from conditional_detr import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ConditionalDetrForSegmentation
-from conditional_detr.data.samples import TrainingBatches
+from conditional_detr.data.sampler import TrainingBatches
 from conditional_detr.images.sizes import size_after_resize
 from conditional_detr.losses.criterion import detection_loss
 from conditional_detr.predict.batches import batches_by_shape

@@ -1,5 +1,6 @@
 """What documents and comments refer to is in the repository."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -36,3 +37,35 @@ def test_tests_that_the_table_names_are_here():
     table = (ROOT / "docs/correctness.md").read_text(encoding="utf-8")
     tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
     assert [name for name in re.findall(r"`(test_\w+)`", table) if f"def {name}(" not in tests] == []
+
+
+FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def parameters(function):
+    spec = function.args
+    every = [*spec.posonlyargs, *spec.args, *spec.kwonlyargs, spec.vararg, spec.kwarg]
+    return {argument.arg for argument in every if argument}
+
+
+def described(docstring):
+    """The names under "Args:", where a line `a, b: …` describes several."""
+    section = re.search(r"^Args:\n((?:(?: .*)?\n)+)", f"{docstring}\n", re.MULTILINE)
+    lines = re.findall(r"^ {4}(\S[^:]*):", section[1], re.MULTILINE) if section else []
+    return [name.lstrip("*") for line in lines for name in re.sub(r" \(.*\)", "", line).split(", ")]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "src").rglob("*.py")), ids=lambda file: str(file.relative_to(ROOT)))
+def test_parameters_that_a_docstring_describes_are_there(file):
+    wrong = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, FUNCTION | ast.ClassDef):
+            continue
+        known = parameters(node) if isinstance(node, FUNCTION) else set()
+        for part in getattr(node, "body", []):
+            if isinstance(node, ast.ClassDef) and isinstance(part, ast.AnnAssign):
+                known.add(part.target.id)
+            if isinstance(node, ast.ClassDef) and isinstance(part, FUNCTION) and part.name in ("__init__", "forward"):
+                known |= parameters(part)
+        wrong += [(node.name, name) for name in described(ast.get_docstring(node) or "") if name not in known]
+    assert wrong == []

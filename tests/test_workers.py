@@ -97,7 +97,7 @@ PROGRAM = """
 import sys
 sys.path[:0] = sys.argv[1].split(":")
 from test_workers import loader
-from conditional_detr.data.workers import batches_of
+from conditional_detr.workers import batches_of
 
 def held():
     with batches_of(loader()) as batches:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from typing_extensions import Self
 
-from .options import is_text, shown
+from .messages import is_text, shown
 
 if TYPE_CHECKING:
     from .classes import ClassReading

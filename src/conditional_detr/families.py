@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from typing_extensions import Self
 
 from .config import DetectionConfig
-from .options import shown
+from .files import write_json
+from .messages import shown
 
 # What needs PyTorch is imported where it is used, so that `cdetr --help` and the check of a recipe stay instant.
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ class FamilyConfig(DetectionConfig):
         Raises:
             OSError: the file cannot be written.
         """
-        from .files import write_json
-
         write_json(Path(json_file_path), self.to_dict())
 
     @classmethod

@@ -93,9 +93,11 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         fits = isinstance(value, str) and value in get_args(kind)
     elif kind is bool:
         fits = isinstance(value, bool)
-    elif kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+    elif isinstance(value, bool):
+        fits = False  # though Python counts it among the numbers
+    elif kind is int and isinstance(value, Integral):
         return int(value)
-    elif kind is float and isinstance(value, Real) and not isinstance(value, bool) and _finite(value):
+    elif kind is float and isinstance(value, Real) and _finite(value):
         return value if type(value) in (int, float) else float(value)
     elif kind is str and isinstance(value, str | os.PathLike):
         return os.fspath(value)
@@ -147,19 +149,3 @@ def instead(name: str, known: Iterable[str], option: str = "") -> str:
     if close:
         return f"; did you mean {' or '.join(option + other for other in close)}?"
     return f"; {ELSEWHERE[plain]}" if plain in ELSEWHERE else ""
-
-
-def shown(value: Any) -> str:
-    """A wrong value for a message: one short line, whatever it is."""
-    text = ascii(value) if isinstance(value, str) and not is_text(value) else repr(value)
-    text = " ".join(text.split())
-    return text if len(text) <= 80 else f"{text[:77]}…"
-
-
-def is_text(value: str) -> bool:
-    """Whether a string can be written: JSON can hold halves of characters."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

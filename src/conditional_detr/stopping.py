@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish, which a run fulfils when its state is whole."""
+"""Ctrl-C and SIGTERM: noted when they come, and obeyed where nothing is half-done."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 # torchrun and terminals send the same request more than once; a person needs longer to mean it.
 SAME_REQUEST_SECONDS = 1.0
+Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None  # of a signal, as Python takes it
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,7 +35,7 @@ def sigterm_unwinds() -> Iterator[None]:
     """In the block, SIGTERM raises Interrupted, so that it cleans up as Ctrl-C does: loading processes are ended, files
     half-written removed."""
 
-    def unwind(number: int, frame: Any) -> None:
+    def unwind(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
     if threading.current_thread() is not threading.main_thread():  # others get no signals
@@ -59,7 +61,7 @@ class StopRequest:
     def __init__(self, say: bool) -> None:
         self.signal, self.asked_at = 0, 0.0
         self.say, self.at_once = say, True
-        self._handlers: dict[int, Any] = {}
+        self._handlers: dict[int, Handler] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -71,7 +73,7 @@ class StopRequest:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: Any) -> None:
+    def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self.at_once:
             self.at_once, self.signal, self.asked_at = False, number, now

@@ -5,8 +5,7 @@ import pytest
 from coco_files import write_set
 from PIL import Image
 
-from conditional_detr.data.formats.coco import find_split
-from conditional_detr.train.setup import read_split_files
+from conditional_detr.data.splits import find_split, read_split_files
 
 FORMS = {
     "x0, y0, x1, y1": lambda x, y, w, h: [x, y, x + w, y + h],

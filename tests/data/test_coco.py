@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from coco_files import box, read, write_set
 
-from conditional_detr.data.formats.coco import check_same_categories, classes_by_name, find_split
+from conditional_detr.data.dataset import check_same_categories, classes_by_name
+from conditional_detr.data.splits import find_split
 
 
 def layouts(folder):

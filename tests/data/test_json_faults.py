@@ -9,11 +9,11 @@ from coco_files import box, write_set
 from json_mutants import mutants
 from PIL import Image
 
-from conditional_detr.data.formats.coco import exist
+from conditional_detr.data.formats.image_files import exist
+from conditional_detr.data.splits import read_split_files
 from conditional_detr.evaluate.coco_metrics import coco_metrics
 from conditional_detr.evaluate.evaluation import Predictions, score
 from conditional_detr.results.panoptic_files import write_panoptic_png
-from conditional_detr.train.setup import read_split_files
 
 POLYGON = [[2, 2, 12, 2, 12, 9, 2, 9]]
 # Faults of one entry name it; others are of the file as a whole.

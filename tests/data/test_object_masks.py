@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 from torchvision.ops import box_convert, masks_to_boxes
 
 from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.data.formats.coco import find_split, read_coco
+from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.data.formats.coco_panoptic import read_panoptic
 from conditional_detr.data.object_masks import InstanceMasks
 from conditional_detr.data.samples import TrainingSet, collate
+from conditional_detr.data.splits import find_split
 from conditional_detr.data.transforms import training_transform
 
 PLAIN = Augmentation(horizontal_flip=0, crop=0, scales=[30])  # leaves write_set's image of 40 × 30 as it is

@@ -9,10 +9,12 @@ from coco_files import box, read, write_set
 from PIL import Image
 
 from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.data.formats.coco import find_split, read_coco
-from conditional_detr.data.samples import TrainingBatches, TrainingSet, collate, read_sized_image
+from conditional_detr.data.formats.coco import read_coco
+from conditional_detr.data.sampler import TrainingBatches
+from conditional_detr.data.samples import TrainingSet, collate
+from conditional_detr.data.splits import find_split
 from conditional_detr.data.transforms import augment, training_transform
-from conditional_detr.images.read import image_size
+from conditional_detr.images.read import image_size, read_image
 from conditional_detr.images.sizes import output_size
 from conditional_detr.predict.batches import batches_by_shape
 
@@ -88,8 +90,8 @@ def test_exif_rotation_applies_where_it_gives_the_size_of_the_annotations(tmp_pa
     exif[0x0112] = 6
     picture.save(tmp_path / "turned.jpg", exif=exif)
     assert image_size(tmp_path / "turned.jpg") == (30, 20)
-    assert read_sized_image(tmp_path / "turned.jpg", 30, 20).shape == (3, 30, 20)
-    assert read_sized_image(tmp_path / "turned.jpg", 20, 30).shape == (3, 20, 30)
+    assert read_image(tmp_path / "turned.jpg", expected=(30, 20)).shape == (3, 30, 20)
+    assert read_image(tmp_path / "turned.jpg", expected=(20, 30)).shape == (3, 20, 30)
 
 
 def test_an_image_of_another_size_scales_its_boxes_and_is_counted(tmp_path):
@@ -208,9 +210,8 @@ def test_large_photographs_are_decoded_small_enough_and_boxes_stay_in_place(tmp_
     whole, scaled = TrainingSet(coco, transform, 0), TrainingSet(coco, transform, 0, settings.least_side)
     assert settings.least_side == 300
     for index in range(2):
-        assert read_sized_image(coco.image_path(index), *coco.sizes[index], least_side=300).shape[-2:] == tuple(
-            coco.sizes[index] // 4
-        )
+        read = read_image(coco.image_path(index), least_side=300, expected=tuple(coco.sizes[index]))
+        assert read.shape[-2:] == tuple(coco.sizes[index] // 4)
         (a, label_a, odd_a), (b, label_b, odd_b) = whole[0, index], scaled[0, index]
         assert a.shape == b.shape and not odd_a and not odd_b
         assert (a.float() - b.float()).abs().mean() < 2  # grey levels

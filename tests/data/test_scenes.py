@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from conditional_detr.data.scenes import SHAPES, STUFF, generate_scenes
+from conditional_detr.data.scene_drawing import SHAPES, STUFF
+from conditional_detr.data.scenes import generate_scenes
 
 ALL_SHAPES = tuple(SHAPES)
 

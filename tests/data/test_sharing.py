@@ -10,8 +10,9 @@ from coco_files import box, write_set
 from torch.utils.data import DataLoader
 
 from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.data.formats.coco import find_split, read_coco
+from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.data.samples import TrainingSet, collate
+from conditional_detr.data.splits import find_split
 from conditional_detr.data.transforms import training_transform
 
 SETTINGS = Augmentation(horizontal_flip=0.5, scales=[32], max_size=64, crop=0.0)

@@ -13,7 +13,8 @@ from pycocotools.cocoeval import COCOeval
 from same_detections import assert_same_detections
 from small_models import randomise, small_model
 
-from conditional_detr.data.formats.coco import find_split, read_coco
+from conditional_detr.data.formats.coco import read_coco
+from conditional_detr.data.splits import find_split
 from conditional_detr.evaluate.coco_metrics import NAMES, coco_metrics
 from conditional_detr.evaluate.evaluation import evaluate, predict_dataset
 from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor

@@ -9,8 +9,8 @@ from small_models import FAMILIES, randomise, small_model
 
 from conditional_detr.boxes import xyxy_to_cxcywh
 from conditional_detr.data.formats.coco import read_coco
-from conditional_detr.data.samples import read_sized_image
 from conditional_detr.evaluate.evaluation import evaluate
+from conditional_detr.images.read import read_image
 from conditional_detr.predict.draw import contact_sheet
 from conditional_detr.train.pictures import draw_curves
 from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
@@ -24,7 +24,7 @@ def test_losses_of_an_evaluation_are_those_of_the_model_on_all_images_as_one_bat
     processor = IMAGE_PROCESSORS[family](size={"shortest_edge": 64, "longest_edge": 64})
     images, labels = [], []
     for i in range(len(data)):
-        images.append(read_sized_image(data.image_path(i), *data.sizes[i].tolist()))
+        images.append(read_image(data.image_path(i), expected=tuple(data.sizes[i].tolist())))
         rows = slice(data.first[i], data.first[i + 1])
         boxes = xyxy_to_cxcywh(torch.from_numpy(data.boxes[rows])) / 64
         labels.append({"class_labels": torch.from_numpy(data.classes[rows]), "boxes": boxes.double()})

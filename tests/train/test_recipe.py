@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.data.samples import TrainingBatches
-from conditional_detr.train.recipe import GROUPS, Recipe, changed_fields, field_types, find_recipe, read_recipe
+from conditional_detr.data.sampler import TrainingBatches
+from conditional_detr.train.recipe import GROUPS, Recipe, field_types, find_recipe, read_recipe
+from conditional_detr.train.recipe_changes import changed_fields
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +19,11 @@ from small_recipes import small_recipe
 from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.files import read_json
 from conditional_detr.stopping import Interrupted, StopRequest
-from conditional_detr.train import loop as train_module
-from conditional_detr.train.loop import TrainingError, train
-from conditional_detr.train.state import Pace, checkpoints, newest_checkpoint
+from conditional_detr.train import setup
+from conditional_detr.train.checkpoint_files import checkpoints, newest_checkpoint
+from conditional_detr.train.failures import LossNotFinite, NoUsableCheckpoint, RecipeChanged, RunExists, TrainingError
+from conditional_detr.train.loop import train
+from conditional_detr.train.state import Pace
 
 
 def rows(run):
@@ -285,7 +289,7 @@ def test_synchronised_batch_norm_keeps_a_backbones_activations():
     backbone = small_model(backbone="efficientnet_lite0").eval().model.backbone
     pixels = torch.randn(1, 3, 64, 64)
     before = backbone(pixels, None)[0]
-    converted = train_module.convert_sync_batchnorm(backbone)
+    converted = setup.convert_sync_batchnorm(backbone)
     assert any(isinstance(part, torch.nn.SyncBatchNorm) for part in converted.modules())
     torch.testing.assert_close(converted(pixels, None)[0], before)
 
@@ -294,14 +298,14 @@ PROGRAM = r"""
 import os, sys
 from small_recipes import small_recipe
 from conditional_detr.stopping import StopRequest
-from conditional_detr.stopping import StopRequest
-from conditional_detr.train.loop import _Run
+from conditional_detr.train.loop import carry_out
+from conditional_detr.train.setup import set_up
 
 rank = os.environ["RANK"]
-run = _Run(small_recipe(sys.argv[1], sys.argv[2] + rank, resume="auto", epochs=2, ema=0.9), StopRequest(say=False))
+run = set_up(small_recipe(sys.argv[1], sys.argv[2] + rank, resume="auto", epochs=2, ema=0.9), StopRequest(say=False))
 sys.stdout.write(f"{rank} from {run.progress.step}\n")
-run.train()
-total = sum(b.double().sum().item() for b in (*run.model.buffers(), *run.ema.buffers()))
+carry_out(run)
+total = sum(b.double().sum().item() for b in (*run.state.model.buffers(), *run.state.average.buffers()))
 sys.stdout.write(f"{rank} statistics {total}\n")
 """
 
@@ -349,3 +353,33 @@ def test_a_second_ctrl_c_stops_at_once_but_a_repeated_request_does_not(capfd):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert not issubclass(Interrupted, Exception)  # passes through code that catches errors
+
+
+def test_a_checkpoint_without_what_versions_before_did_not_keep_is_continued(long_evaluation, undisturbed, tmp_path):
+    run = shutil.copytree(undisturbed, tmp_path / "run")
+    newest, path = checkpoints(run / "checkpoints")[::-1]
+    newest.unlink()
+    state = torch.load(path, weights_only=True)
+    for name in ("config", "pace", "threads", "scaler"):
+        del state[name]
+    del state["progress"]["evaluated_step"], state["progress"]["bad_images"], state["recipe"]["threads"]
+    torch.save(state, path)
+    train(small_recipe(long_evaluation, run, resume="auto", **options()))
+    a, b = (newest_checkpoint(folder / "checkpoints")[1] for folder in (undisturbed, run))
+    for part in ("model", "ema"):
+        assert all(torch.equal(a[part][name], b[part][name]) for name in a[part] | b[part])
+    assert a["progress"] == b["progress"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RunExists(Path("run")),
+        RecipeChanged(Path("step-00000001.pt"), ["lr: 1 → 2"]),
+        NoUsableCheckpoint(Path("run")),
+        LossNotFinite(3, [1, "a"], None, Path("run")),
+    ],
+)
+def test_an_error_of_the_first_process_reaches_the_others_as_it_is(error):
+    other = pickle.loads(pickle.dumps(error))
+    assert isinstance(other, TrainingError) and str(other) == str(error)

@@ -16,10 +16,11 @@ from small_models import small_model
 from small_recipes import small_recipe
 
 from conditional_detr.stopping import Interrupted
-from conditional_detr.train.loop import TrainingError, train
+from conditional_detr.train.checkpoint_files import checkpoints, newest_checkpoint, save_checkpoint
+from conditional_detr.train.failures import TrainingError
+from conditional_detr.train.loop import train
 from conditional_detr.train.optimizer import learning_rate_factor
 from conditional_detr.train.recipe import Recipe, find_recipe, recipe_names
-from conditional_detr.train.state import checkpoints, newest_checkpoint, save_checkpoint
 
 
 def rows(run, kind):
@@ -153,15 +154,15 @@ def test_a_stopped_run_goes_on_where_it_stopped(scenes, tmp_path, monkeypatch):
     recipe = small_recipe(scenes, tmp_path, epochs=2)
     from conditional_detr.train import loop as module
 
-    step = module._Run._step
+    step = module._step
 
-    def stop_at_third(self, batches):
-        if self.progress.step == 2 and not (tmp_path / "stopped").exists():
+    def stop_at_third(run, batches):
+        if run.progress.step == 2 and not (tmp_path / "stopped").exists():
             (tmp_path / "stopped").touch()
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batches)
+        return step(run, batches)
 
-    monkeypatch.setattr(module._Run, "_step", stop_at_third)
+    monkeypatch.setattr(module, "_step", stop_at_third)
     with pytest.raises(Interrupted) as stopped:
         train(recipe)
     assert stopped.value.signal == signal.SIGTERM
@@ -306,7 +307,8 @@ import resource, sys
 from pathlib import Path
 from small_recipes import small_recipe
 from conditional_detr.data.augmentation import Augmentation
-from conditional_detr.train.loop import TrainingError, train
+from conditional_detr.train.failures import TrainingError
+from conditional_detr.train.loop import train
 
 def run(epochs, scale, resume=""):
     big = Augmentation(scales=[scale], max_size=4000, crop=0)

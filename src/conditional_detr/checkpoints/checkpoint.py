@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 
 from ..config import DetectionConfig
-from ..files import read_json, read_weights, read_weights_and_arguments
-from ..options import shown
+from ..files import read_json
+from ..messages import shown
 from .hub import local_path
 from .names import MASK_PREFIXES, ORIGINAL_DETECTOR_PREFIX
 from .original import is_original, original_model_type, values_from_weights
+from .weights import read_weights, read_weights_and_arguments
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,5 @@
-"""How many threads compute on a CPU, and how they wait. No PyTorch here: this is settled before it is loaded.
+"""How many threads compute on a CPU, and how they wait. No PyTorch here until `use_threads`: this is settled before it is
+loaded.
 
 On a busy machine a step waits for its last thread, and threads that spin while they wait take the core from it: with as
 many threads as cores a step can take many times as long as with one.
@@ -70,3 +71,14 @@ def choose_threads(wanted: int, most: int, since: Moment) -> tuple[int, str]:
 
 def _threads(number: int) -> str:
     return f"{number} thread{'s' if number > 1 else ''}"
+
+
+def use_threads(wanted: int) -> None:
+    """Load PyTorch, and let it compute with as many threads as are wanted (0: see `choose_threads`)."""
+    before = moment()
+    import torch
+
+    number, line = choose_threads(wanted, torch.get_num_threads(), before)
+    torch.set_num_threads(number)
+    if os.environ.get("RANK", "0") == "0":
+        print(line)

@@ -4,17 +4,14 @@ and pictures of other sizes than the annotation file says."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..images.read import image_size
-from .formats.entries import is_box
-
-if TYPE_CHECKING:
-    from .formats.coco import CocoDataset
+from ..images.read import image_sizes
+from .dataset import DetectionDataset
 
 MOST_OUTSIDE = (
     0.05  # share of boxes that may be cut or have no area inside their image: rounding and slips, not a cause
@@ -38,21 +35,20 @@ CURES = {
 }
 
 
-def box_form(annotations: Sequence[Mapping[str, Any]], sizes: Mapping[Any, tuple[int, int]]) -> str | None:
+def box_form(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]]) -> str | None:
     """What boxes seem to be, where they are not x, y, width, height in pixels.
 
     Args:
-        annotations: with `image_id` and `bbox`.
-        sizes: image id -> height, width.
+        boxes: n times four finite numbers.
+        sizes: n times height and width of the box's image.
 
     Returns:
         A key of `FORMS`, or None: they are right, or wrong in another way, or too few to tell.
     """
-    known = [(a["bbox"], sizes[a["image_id"]]) for a in annotations if a["image_id"] in sizes and is_box(a["bbox"])]
-    if len(known) < FEWEST_BOXES:
+    if len(boxes) < FEWEST_BOXES:
         return None
-    a, b, c, d = np.array([box for box, _ in known], dtype=np.float64).T
-    height, width = np.array([size for _, size in known], dtype=np.float64).T
+    a, b, c, d = np.array(boxes, dtype=np.float64).T
+    height, width = np.array(sizes, dtype=np.float64).T
 
     def share_inside(x0: Any, y0: Any, x1: Any, y1: Any) -> float:
         """Of boxes that have an area and stay inside their image, to a pixel of rounding."""
@@ -74,7 +70,7 @@ def box_form(annotations: Sequence[Mapping[str, Any]], sizes: Mapping[Any, tuple
     return best if fits[best] >= FITTING else None
 
 
-def check_dataset(dataset: CocoDataset) -> list[str]:
+def check_dataset(dataset: DetectionDataset) -> list[str]:
     """Look at the boxes as a whole, and at the headers of up to `LOOKED_AT` pictures.
 
     Returns:
@@ -102,7 +98,7 @@ def check_dataset(dataset: CocoDataset) -> list[str]:
     return remarks + _check_sizes(dataset)
 
 
-def _check_sizes(dataset: CocoDataset) -> list[str]:
+def _check_sizes(dataset: DetectionDataset) -> list[str]:
     looked_at = np.unique(np.linspace(0, len(dataset) - 1, min(len(dataset), LOOKED_AT)).round().astype(int)).tolist()
     read, other_size, exchanged = 0, 0, 0
     example = ""
@@ -136,12 +132,12 @@ def _check_sizes(dataset: CocoDataset) -> list[str]:
     return []
 
 
-def header_sizes(path: Path) -> list[tuple[int, int]] | None:
+def header_sizes(path: Path) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Height and width of a picture as its EXIF tag turns it, and as its file has them, from its header alone; None where
     it cannot be read, which is said when its pixels are."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [image_size(path), image_size(path, exif=False)]
+            return image_sizes(path)
     except OSError:
         return None

@@ -169,3 +169,8 @@ def segment_boxes(segments: Tensor, count: int) -> list[list[float]]:
     """Boxes [x, y, width, height] in pixels around the `count` segments of a map, none of them empty."""
     corners = [boxes_around_masks((segments == k + 1)[None])[0].tolist() for k in range(count)]
     return [[x0, y0, x1 + 1 - x0, y1 + 1 - y0] for x0, y0, x1, y1 in corners]
+
+
+def as_json(mask: dict[str, Any]) -> dict[str, Any]:
+    """Compressed run lengths as JSON can hold them."""
+    return {**mask, "counts": mask["counts"].decode()}

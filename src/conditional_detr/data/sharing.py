@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ class Shared:
     """
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_moved", "_thing_annotations")}
+        state = {name: value for name, value in self.__dict__.items() if name != "_moved" and not self._is_cached(name)}
         moved = self.__dict__.setdefault("_moved", {})  # name -> the array or list as it was found, and what is sent
         for name, value in state.items():
             if name in moved and moved[name][0] is value:
@@ -37,6 +38,10 @@ class Shared:
                 moved[name] = value, SharedList(value)
                 state[name] = moved[name][1]
         return state
+
+    def _is_cached(self, name: str) -> bool:
+        """Whether a `cached_property` keeps this: whoever needs it there makes it anew."""
+        return isinstance(getattr(type(self), name, None), cached_property)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         arrays = {name: value.numpy() for name, value in state.items() if isinstance(value, torch.Tensor)}

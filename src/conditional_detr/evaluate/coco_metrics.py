@@ -15,7 +15,7 @@ from hotcoco import COCO, COCOeval
 from hotcoco.metrics import panoptic_quality
 from hotcoco.panoptic import PanopticEval
 
-from ..data.formats.entries import id_order
+from ..data.dataset import id_order
 
 # hotcoco's names -> COCO's own.
 NAMES = {

@@ -14,8 +14,7 @@ import torch
 import torch.distributed as dist
 
 from ..config import Task
-from ..data.formats.coco import CocoDataset, classes_by_name
-from ..data.formats.entries import Id, id_order
+from ..data.dataset import DetectionDataset, Id, classes_by_name, id_order
 from ..data.object_masks import PanopticMasks
 from ..files import write_atomically, write_json
 from ..predict.stream import Source, detect
@@ -77,7 +76,7 @@ class Predictions:
     losses: dict[str, float] = field(default_factory=dict)  # where they were asked for, see `ValidationLoss`
 
 
-def task_of_data(coco: CocoDataset) -> Task:
+def task_of_data(coco: DetectionDataset) -> Task:
     """What can be scored on a data set as it was read."""
     if coco.masks is None:
         return "detection"
@@ -87,7 +86,7 @@ def task_of_data(coco: CocoDataset) -> Task:
 def predict_dataset(
     model: Any,
     processor: DetectionImageProcessor,
-    coco: CocoDataset,
+    coco: DetectionDataset,
     *,
     batch_size: int = 8,
     workers: int = 2,
@@ -183,7 +182,7 @@ def map_file_name(image_id: Id, index: int) -> str:
 def evaluate(
     model: Any,
     processor: DetectionImageProcessor,
-    coco: CocoDataset,
+    coco: DetectionDataset,
     *,
     predictions: Path | None = None,
     picture: Path | None = None,
@@ -218,7 +217,7 @@ def evaluate(
     return metrics
 
 
-def score(found: Predictions, coco: CocoDataset) -> Metrics:
+def score(found: Predictions, coco: DetectionDataset) -> Metrics:
     """The figures of predictions.
 
     Raises:
@@ -250,7 +249,7 @@ def score(found: Predictions, coco: CocoDataset) -> Metrics:
     return Metrics(task, {**maps.summary, **summary}, everything)
 
 
-def write_predictions(path: Path, found: Predictions, coco: CocoDataset) -> None:
+def write_predictions(path: Path, found: Predictions, coco: DetectionDataset) -> None:
     """COCO results, and panoptic maps where there are any; see `evaluate`."""
     write_json(path, found.results, indent=None)
     if not found.maps:

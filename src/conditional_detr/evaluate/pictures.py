@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..data.formats.coco import CocoDataset, read_coco
+from ..data.dataset import DetectionDataset
+from ..data.formats.coco import read_coco
 from ..files import write_atomically
 from ..images.read import read_resized
 from ..predict.draw import TILE, contact_sheet, draw_comparison
@@ -18,7 +19,7 @@ from ..results.named import Detection
 SHOWN = 6  # validation images
 
 
-def draw_validation(path: Path, results: Sequence[dict[str, Any]], coco: CocoDataset) -> None:
+def draw_validation(path: Path, results: Sequence[dict[str, Any]], coco: DetectionDataset) -> None:
     """Write validation images with their objects on the left, and on the right as many of the best detections.
 
     Args:
@@ -56,7 +57,7 @@ def tile_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def objects_of(coco: CocoDataset, image: int) -> list[Detection]:
+def objects_of(coco: DetectionDataset, image: int) -> list[Detection]:
     """The annotated objects of an image of a data set, with score 1."""
     rows = slice(coco.first[image], coco.first[image + 1])
     return [

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..boxes import xyxy_to_cxcywh
 from ..config import DetectionConfig
-from ..data.formats.coco import CocoDataset, classes_by_name
+from ..data.dataset import DetectionDataset, classes_by_name
 from ..losses.criterion import LossNormalizers, count_normalizers, detection_loss, share_normalizers
 
 NAMES = ("loss_ce", "loss_bbox", "loss_giou")
@@ -21,7 +21,7 @@ OWN_SUM = LossNormalizers(1.0, 1.0)  # divides by nothing
 class ValidationLoss:
     """`loss_ce`, `loss_bbox` and `loss_giou` of the last decoder layer, over all images as one batch; without crowds."""
 
-    def __init__(self, config: DetectionConfig, coco: CocoDataset) -> None:
+    def __init__(self, config: DetectionConfig, coco: DetectionDataset) -> None:
         self.config, self.coco = config, coco
         labels = [config.id2label[i] for i in range(config.num_labels)]
         self.class_of = np.array(classes_by_name(coco.category_names, labels))

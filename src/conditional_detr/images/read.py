@@ -23,6 +23,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from ..messages import one_line, printable
 from .pixels import resize
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,12 @@ BAND = 2**20
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-def read_image(source: ImageFile | Image.Image, exif: bool = True, least_side: int | None = None) -> Tensor:
+def read_image(
+    source: ImageFile | Image.Image,
+    exif: bool = True,
+    least_side: int | None = None,
+    expected: tuple[int, int] | None = None,
+) -> Tensor:
     """An image file or PIL image as RGB.
 
     Grey and bilevel images are repeated over the channels, palettes looked up, CMYK converted, alpha dropped.
@@ -59,6 +65,7 @@ def read_image(source: ImageFile | Image.Image, exif: bool = True, least_side: i
         exif: turn the image upright as its EXIF orientation says. Applies to files only: a PIL image is taken as it is.
         least_side: decode a JPEG file at 1/2, 1/4 or 1/8 of its size (sides rounded up), as long as no side gets shorter
             than this: several times faster for large photographs that will be made small anyway.
+        expected: height and width that the file should have as it is seen; see `_seen_as`.
 
     Returns:
         uint8 (3, H, W), 0..255; not necessarily contiguous.
@@ -70,9 +77,14 @@ def read_image(source: ImageFile | Image.Image, exif: bool = True, least_side: i
     if isinstance(source, Image.Image):
         return _pil_to_tensor(source)
     with _opened(source) as image:
+        whole = None
         if least_side is not None and image.format == "JPEG":
+            whole = image.height, image.width
             image.draft(image.mode, (least_side, least_side))
-        return _rows(image, _loaded_orientation(image) if exif else 1)
+        if not exif:
+            return _rows(image, 1)
+        orientation = _loaded_orientation(image)  # which turns a TIFF file, so that its size is known only now
+        return _rows(image, _seen_as(whole or (image.height, image.width), orientation, expected))
 
 
 def read_resized(
@@ -90,8 +102,7 @@ def read_resized(
     Args:
         size_of: called with height and width of the image as it is seen, says which it is to have.
         resample: PIL's number of the filter.
-        expected: height and width that the image should have as it is seen: its EXIF orientation counts unless the image
-            is of this size only without it.
+        expected: height and width that the image should have as it is seen; see `_seen_as`.
 
     Returns:
         uint8 (3, *size_of(height, width)), contiguous.
@@ -100,11 +111,10 @@ def read_resized(
         OSError: see `read_image`.
     """
     with _opened(source) as image:
-        orientation = _loaded_orientation(image)
-        raw = image.height, image.width
-        if expected is not None and _turned(raw, orientation) != expected == raw:
-            orientation = 1
-        height, width = _turned(raw, orientation)
+        orientation = _loaded_orientation(image)  # which turns a TIFF file, so that its size is known only now
+        stored = image.height, image.width
+        orientation = _seen_as(stored, orientation, expected)
+        height, width = _turned(stored, orientation)
         size = size_of(height, width)
         if height * width <= LARGE:
             return resize(_rows(image, orientation), size, resample)
@@ -120,23 +130,27 @@ def read_resized(
         return resize(narrow, size, resample)
 
 
-def image_size(source: ImageFile, exif: bool = True) -> tuple[int, int]:
+def image_size(source: ImageFile) -> tuple[int, int]:
     """Height and width of an image file as it is seen, from its header alone; the pixels may be damaged.
 
-    Args:
-        exif: turned as its EXIF orientation says; else as the file has it.
+    Raises:
+        OSError: see `read_image`.
+    """
+    return image_sizes(source)[0]
+
+
+def image_sizes(source: ImageFile) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of an image file as its EXIF orientation turns it, and as the file has them, from its header alone.
 
     Raises:
         OSError: see `read_image`.
     """
     with _opened(source) as image:
-        size = image.height, image.width
-        if not exif:
-            return size
+        stored = image.height, image.width
         # Pillow would decode all of a PNG to see whether its EXIF block comes after the pixels.
         if image.format == "PNG" and "exif" not in image.info and not _has_late_text(image.fp):  # type: ignore[attr-defined]
-            return _turned(size, _orientation(Image.Image.getexif(image)))
-        return _turned(size, _loaded_orientation(image, load=False))
+            return _turned(stored, _orientation(Image.Image.getexif(image))), stored
+        return _turned(stored, _loaded_orientation(image, load=False)), stored
 
 
 @contextmanager
@@ -145,13 +159,8 @@ def warnings_of(name: str | os.PathLike[str]) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
-    for message in dict.fromkeys(_one_line(warning.message) for warning in caught):
+    for message in dict.fromkeys(one_line(warning.message) for warning in caught):
         logger.warning("%s: %s", printable(name), message)
-
-
-def printable(name: str | os.PathLike[str]) -> str:
-    r"""A file's name as text that every encoding of Unicode has: what is none in it (bytes that are not UTF-8) as `\udcff`."""
-    return os.fspath(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @contextmanager
@@ -186,7 +195,7 @@ def _opened(source: ImageFile) -> Iterator[Image.Image]:
     except (
         Exception
     ) as error:  # Pillow's decoders raise nearly everything on damaged files: SyntaxError, struct.error, …
-        raise OSError(f"{name}: cannot be decoded: {_one_line(error)}") from error
+        raise OSError(f"{name}: cannot be decoded: {one_line(error)}") from error
 
 
 class NotAFileError(OSError):
@@ -267,6 +276,12 @@ def image_list(images: Any) -> list[Any]:
     if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
         return list(images)
     return [images]
+
+
+def _seen_as(stored: tuple[int, int], orientation: int, expected: tuple[int, int] | None) -> int:
+    """How to turn an image: as its EXIF orientation says, unless it is of the expected height and width only as the file
+    has it. Those who annotate see one or the other."""
+    return 1 if expected is not None and _turned(stored, orientation) != expected == stored else orientation
 
 
 def _turned(size: tuple[int, int], orientation: int) -> tuple[int, int]:
@@ -394,7 +409,3 @@ def _is_empty(file: Any) -> bool:
         return os.stat(file).st_size == 0
     file.seek(0)
     return not file.read(1)
-
-
-def _one_line(error: BaseException | str) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -25,7 +25,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..checkpoints.hub import local_path
 from ..config import DetectionConfig
-from ..options import shown
+from ..messages import shown
 from ..precision import at_least_float32
 from .onednn import OneDnnConv2d, computes_with_onednn
 from .recompute import Recomputing

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from ..families import CONFIG_CLASSES
-from ..options import shown
+from ..messages import shown
 from .frame import Family
 
 

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..classes import ClassReading
 from ..config import Task
 from ..images.pixels import normalize, pad, resize
-from ..images.read import ImageFile, printable, read_resized, warnings_of
+from ..images.read import ImageFile, read_resized, warnings_of
+from ..messages import printable
 from ..models.outputs import DetectionOutput
 from ..precision import at_least_float32
 from ..results.segments import instance_masks, merge_panoptic

@@ -19,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..files import write_atomically, write_json
-from ..images.read import check_is_file, image_size, printable, read_resized, refuse_url
+from ..images.read import check_is_file, image_size, read_resized, refuse_url
+from ..messages import printable
 from ..results.named import Detection
 from ..results.panoptic_files import panoptic_row, write_panoptic_png
 from .detector import Detector

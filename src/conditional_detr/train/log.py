@@ -1,4 +1,4 @@
-"""What a run tells: the progress line, `log.jsonl`, TensorBoard, and curves as a picture."""
+"""What a run says of itself: the progress line, `log.jsonl`, TensorBoard, and curves as a picture."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .pictures import draw_curves
 LINE_SECONDS = 30  # between lines where the output is not a terminal
 
 
-class Journal:
-    """Records a run; on processes other than the first it does nothing.
+class RunLog:
+    """The log of a run; on processes other than the first it does nothing.
 
     `log.jsonl` holds one JSON object a line: `{"kind": "train" | "eval", "step": …, "epoch": …, …}`.
     """
 
-    def __init__(self, folder: Path, total_steps: int, main: bool) -> None:
-        self.folder, self.main, self.total_steps = folder, main, total_steps
+    def __init__(self, folder: Path, total_steps: int, is_first: bool) -> None:
+        self.folder, self.is_first, self.total_steps = folder, is_first, total_steps
         self.started_at = self.spoke_at = time.monotonic()
         self.first_step = 0
-        self.console = Console(quiet=not main, highlight=False)
+        self.console = Console(quiet=not is_first, highlight=False)
         self.path = folder / "log.jsonl"
         self.best = ""  # "best AP 0.412", as far as known
         self.rows: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ class Journal:
             TextColumn("eta"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=self.console,
-            disable=not (main and self.console.is_terminal),
+            disable=not (is_first and self.console.is_terminal),
         )
         self.task = self.progress.add_task("train", total=total_steps, status="")
 
@@ -52,7 +52,7 @@ class Journal:
             last = {"train": step, "eval": evaluated_step}
             self.rows = [row for row in rows if row["step"] <= last.get(row["kind"], step)]
             kept = "".join(json.dumps(row) + "\n" for row in self.rows)
-            if self.main:
+            if self.is_first:
                 write_atomically(self.path, lambda beside: beside.write_text(kept, encoding="utf-8"))
         self.first_step = step
         self.progress.update(self.task, completed=step)
@@ -60,7 +60,7 @@ class Journal:
     def record(self, kind: str, step: int, epoch: float, **values: Any) -> None:
         row = {"kind": kind, "step": step, "epoch": round(epoch, 4), "time": round(time.time(), 2), **values}
         self.rows.append(row)
-        if self.main:
+        if self.is_first:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -80,7 +80,7 @@ class Journal:
 
     def draw_curves(self) -> None:
         """Write `curves.png`."""
-        if self.main:
+        if self.is_first:
             draw_curves(self.folder / "curves.png", self.rows)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
+from ..models.detector import ObjectDetectionModel
+from ..models.segmenter import SegmentationModel
 from .recipe import Recipe
 
 
@@ -32,16 +34,19 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=recipe.weight_decay, fused=True)
 
 
-def moving_average(model: nn.Module, decay: float) -> Any:
-    """An exponential moving average of weights and statistics. Its decay rises to `decay` as (1 + n) / (10 + n), so that
-    the random start is soon forgotten."""
+class MovingAverage(AveragedModel):
+    """An exponential moving average of a model's weights and statistics; `module` is the model that has them. Its decay
+    rises to `decay` as (1 + n) / (10 + n) over the updates n, so that the random start is soon forgotten."""
 
-    def update(averages: Any, values: Any, count: Tensor | int) -> None:
-        n = float(count)
-        weight = 1 - min(decay, (1 + n) / (10 + n))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, weight)
-        else:
-            torch._foreach_copy_(averages, values)
+    module: ObjectDetectionModel | SegmentationModel
 
-    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    def __init__(self, model: ObjectDetectionModel | SegmentationModel, decay: float) -> None:
+        def update(averages: PARAM_LIST, values: PARAM_LIST, count: Tensor | int) -> None:
+            n = float(count)
+            weight = 1 - min(decay, (1 + n) / (10 + n))
+            if averages[0].is_floating_point():
+                torch._foreach_lerp_(averages, values, weight)
+            else:
+                torch._foreach_copy_(averages, values)
+
+        super().__init__(model, multi_avg_fn=update, use_buffers=True)

@@ -1,4 +1,4 @@
-"""What a run shows of itself: its curves, a batch as training sees it, and validation images with what was found."""
+"""What a run shows of itself: its curves, and a batch as training sees it."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def draw_batch(path: Path, batch: Batch, names: Sequence[str]) -> None:
     for i, label in enumerate(batch.labels[:BATCH_SHOWN]):
         image = batch.images[i]
         if batch.pixel_mask is not None:
-            real = batch.pixel_mask[i].bool()
-            image = image[:, : int(real.any(1).sum()), : int(real.any(0).sum())]
+            pixel_mask = batch.pixel_mask[i].bool()
+            image = image[:, : int(pixel_mask.any(1).sum()), : int(pixel_mask.any(0).sum())]
         height, width = image.shape[-2:]
         boxes = cxcywh_to_xyxy(label["boxes"]) * label["boxes"].new_tensor([width, height] * 2)
         truth = [

@@ -1,33 +1,120 @@
-"""What a training run starts from: its data, its model, and what its user should know about them."""
+"""Everything before the first step: data, model and optimizer, or all of it as a checkpoint has it; and what is said of
+them."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
 import torch
+import yaml
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from timm.layers import convert_sync_batchnorm
+from torch.utils.data import DataLoader
 
-from ..checkpoints.checkpoint import Checkpoint
-from ..config import DetectionConfig, Task
-from ..data.check import check_dataset
-from ..data.formats.coco import CocoDataset, find_split, read_coco
-from ..data.formats.coco_panoptic import read_panoptic
-from ..data.samples import seed_of
-from ..images.sizes import output_size
-from ..models.detector import ObjectDetectionModel
-from ..models.family import family_of
-from ..models.position import MAX_LEARNED_CELLS
-from ..models.segmenter import SegmentationModel
+from ..data.dataset import DetectionDataset, check_same_categories
+from ..data.sampler import TrainingBatches
+from ..data.samples import TrainingSet, collate
+from ..data.splits import find_split, read_split_files
+from ..data.transforms import training_transform
+from ..files import write_atomically
+from ..predict.stream import worker_count
+from ..stopping import StopRequest
+from ..transformers.auto_processor import IMAGE_PROCESSORS
+from ..workers import InSharedMemory, leave_signals_to_the_parent
+from .checkpoint_files import put_aside_after
+from .distributed import Processes
+from .log import RunLog
+from .model import build_model, check_learned_positions
+from .optimizer import MovingAverage, build_optimizer
 from .recipe import Recipe
+from .resume import find_checkpoint
+from .run import Run
+from .state import SavedState, TrainingState
+from .validation import best_so_far
 
-# Below this, a transformer detector trained from nothing is a disappointment, and people should hear so beforehand.
-SMALL_SET = 10_000
-BIG_MODEL = 10_000_000  # weights; smaller ones are meant for small sets
+
+def set_up(recipe: Recipe, stop: StopRequest) -> Run:
+    """Read the data and build what is trained, new or as a checkpoint has it. Nothing is written yet.
+
+    Raises:
+        OSError, ValueError: the data or the recipe is at fault.
+        TrainingError: the run cannot be resumed.
+    """
+    accelerator = _accelerator(recipe)
+    processes = Processes(accelerator, stop)
+    _check_processes(recipe, processes)
+    train_set, val_set = read_split(recipe, "train"), read_split(recipe, "val")
+    check_same_categories(train_set, val_set)
+    batches = _batches(recipe, train_set, processes)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    state, notes = _state(recipe, accelerator, processes, train_set, val_set, batches.steps_per_epoch)
+    check_learned_positions(recipe, state.model, train_set, val_set)
+    batches.start_step = state.progress.step
+    log = RunLog(Path(recipe.output), recipe.epochs * batches.steps_per_epoch, processes.is_first)
+    log.best = best_so_far(recipe.task, state.progress)
+    processor = IMAGE_PROCESSORS[state.model.config.model_type](
+        size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
+    )
+    if recipe.gradient_checkpointing:
+        state.model.gradient_checkpointing_enable()
+    if recipe.compile:
+        state.model.compile(dynamic=True)  # one graph for canvases of every size
+    ddp, state.optimizer = accelerator.prepare(state.model, state.optimizer)
+    return Run(
+        recipe=recipe,
+        output=Path(recipe.output),
+        stop=stop,
+        processes=processes,
+        accelerator=accelerator,
+        train_set=train_set,
+        val_set=val_set,
+        loader=_loader(recipe, train_set, batches, processes.device),
+        steps_per_epoch=batches.steps_per_epoch,
+        state=state,
+        ddp=ddp,
+        processor=processor,
+        log=log,
+        notes=notes,
+    )
 
 
-def read_split(recipe: Recipe, split: str) -> CocoDataset:
-    annotations, images = getattr(recipe, f"{split}_annotations"), getattr(recipe, f"{split}_images")
+def _accelerator(recipe: Recipe) -> Accelerator:
+    AcceleratorState._reset_state()  # a process may train twice, with different precision: a notebook, or tests
+    # With one decoder layer, Conditional DETR's query scale has nothing to scale and gets no gradient.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=recipe.model_config().decoder_layers == 1)
+    trackers = ["tensorboard"] if recipe.tensorboard and importlib.util.find_spec("tensorboard") else []
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),  # without this, accelerate does not start several processes on CPUs
+        mixed_precision={"fp32": "no"}.get(recipe.precision, recipe.precision),
+        log_with=trackers or None,
+        project_dir=recipe.output,
+        kwargs_handlers=[ddp],
+    )
+
+
+def _check_processes(recipe: Recipe, processes: Processes) -> None:
+    if recipe.batch_size % (processes.count * recipe.accumulate):
+        raise ValueError(
+            f"batch_size {recipe.batch_size} does not divide into {processes.count} processes × {recipe.accumulate} "
+            "micro-batches: it counts the images of a step over all of them"
+        )
+    if recipe.sync_batch_norm and not processes.alone and processes.device.type == "cpu":
+        raise ValueError("sync_batch_norm needs GPUs: PyTorch's synchronised batch norm has no CPU version")
+
+
+def read_split(recipe: Recipe, split: Literal["train", "val"]) -> DetectionDataset:
+    """Read the recipe's "train" or "val" data.
+
+    Raises:
+        OSError, ValueError: see `read_split_files`; or the recipe names none, or "train" has no annotations.
+    """
+    annotations: str | Path = recipe.train_annotations if split == "train" else recipe.val_annotations
+    images: str | Path = recipe.train_images if split == "train" else recipe.val_images
     if not annotations:
         if not recipe.data:
             raise ValueError(
@@ -40,141 +127,105 @@ def read_split(recipe: Recipe, split: str) -> CocoDataset:
     return dataset
 
 
-def read_split_files(annotations: str | Path, images: str | Path, task: Task, skip_bad: bool) -> CocoDataset:
-    """Read an annotation file with what the task needs: boxes, boxes and masks, or panoptic segments. A file called
-    panoptic_… has boxes for detection, too: of things and stuff.
-
-    Raises:
-        OSError, ValueError: see `read_coco`, `read_panoptic` and `check_dataset`.
-    """
-    if task == "panoptic" or (task == "detection" and Path(annotations).name.startswith("panoptic_")):
-        dataset = read_panoptic(annotations, images, skip_missing_images=skip_bad, masks=task == "panoptic")
-    else:
-        dataset = read_coco(annotations, images, skip_bad, masks=task == "instance")
-    dataset.warnings = check_dataset(dataset)
-    return dataset
+def _batches(recipe: Recipe, train_set: DetectionDataset, processes: Processes) -> TrainingBatches:
+    return TrainingBatches(
+        train_set.sizes,
+        batch_size=recipe.batch_size,
+        parts=processes.count * recipe.accumulate,
+        own_parts=range(processes.rank * recipe.accumulate, (processes.rank + 1) * recipe.accumulate),
+        epochs=recipe.epochs,
+        seed=recipe.seed,
+        group_by_shape=recipe.group_by_shape,
+    )
 
 
-def build_model(
-    recipe: Recipe, data: CocoDataset, checkpoint: dict[str, Any] | None = None
-) -> tuple[ObjectDetectionModel | SegmentationModel, list[str]]:
-    """The model to train, and what its user should know about it.
-
-    Args:
-        checkpoint: build the model that this holds; its weights are loaded later.
-    """
-    model, notes = _build(recipe, data, checkpoint)
-    if isinstance(model, SegmentationModel) and recipe.freeze_detector:
-        model.freeze_detector()
-        notes.append("the detector stays as it is: only the mask head is trained")
-    return model, notes
-
-
-def _build(
-    recipe: Recipe, data: CocoDataset, checkpoint: dict[str, Any] | None
-) -> tuple[ObjectDetectionModel | SegmentationModel, list[str]]:
-    classes = {
-        "id2label": dict(enumerate(data.category_names)),
-        "category_ids": list(data.category_ids),
-        "is_thing": data.is_thing,
-    }
-    config = recipe.model_config(**classes)
-    notes: list[str] = []
-    torch.manual_seed(seed_of(recipe.seed, "weights"))
-    family = family_of(config.model_type)
-    model_class = family.detector if recipe.task == "detection" else family.segmenter
-    if checkpoint is not None:
-        config = _saved_config(recipe, config, checkpoint.get("config"))
-        config.use_pretrained_backbone = False  # every weight comes from the checkpoint
-        return model_class(config), notes
-    if recipe.init_from:
-        return _model_from_checkpoint(recipe, model_class, classes)
-    if recipe.freeze_detector:
-        raise ValueError("freeze_detector trains the mask head alone: give a trained detector with --init_from")
-    if config.use_pretrained_backbone:
-        model = model_class(config)
-        notes.append(f"backbone: ImageNet weights of {config.backbone}; the transformer starts from nothing")
-    else:
-        if config.backbone_norm == "frozen":
-            raise ValueError(
-                "model.backbone_norm 'frozen' keeps statistics, stem and first stage as they are, which needs "
-                "pretrained weights: set model.use_pretrained_backbone true, or --init_from, or "
-                "model.backbone_norm batch to train from scratch. Or take a recipe: --config finetune, --config scratch_small"
-            )
-        model = model_class(config)
-    size = sum(p.numel() for p in model.parameters())
-    if not config.use_pretrained_backbone and len(data) < SMALL_SET and size > BIG_MODEL:
-        notes.append(
-            f"note: {len(data)} images are few for training {size / 1e6:.0f} M weights from scratch: expect hundreds of "
-            "epochs and a low AP. Pretrained weights (--init_from a Conditional DETR checkpoint, or "
-            "model.use_pretrained_backbone true) reach more in a fraction of the time"
-        )
-    elif not config.use_pretrained_backbone:
-        notes.append("note: training from scratch; pretrained weights (--init_from) reach more in less time")
-    return model, notes
-
-
-def _saved_config(recipe: Recipe, config: DetectionConfig, saved: dict[str, Any] | None) -> DetectionConfig:
-    """The configuration of the model in a checkpoint; `config` is what the recipe alone would give."""
-    if saved is not None:
-        if saved.get("model_type") != config.model_type:
-            raise ValueError(f"its model is of type {saved.get('model_type')!r}, the recipe's is {config.model_type!r}")
-        return type(config).from_dict({name: value for name, value in saved.items() if name != "model_type"})
-    if not recipe.init_from:
-        return config
-    # A checkpoint from before configurations were kept in it: what the run started with decides.
-    started = Checkpoint(recipe.init_from).config(type(config), _model_fields(recipe))
-    started.id2label, started.category_ids, started.is_thing = config.id2label, config.category_ids, config.is_thing
-    return started
-
-
-def _model_fields(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's model fields that win over those of `init_from`."""
-    return {name: value for name, value in recipe.model.items() if name not in ("family", "use_pretrained_backbone")}
-
-
-def _model_from_checkpoint(
-    recipe: Recipe, model_class: Any, classes: dict[str, Any]
-) -> tuple[ObjectDetectionModel | SegmentationModel, list[str]]:
-    """Start from saved weights. The recipe's model fields win over the checkpoint's; other classes get a new classifier."""
-    before = model_class.from_pretrained(recipe.init_from, **_model_fields(recipe))
-    known = before.config.id2label
-    before.config.is_thing = classes["is_thing"]
-    if list(known.values()) == list(classes["id2label"].values()):
-        before.config.category_ids = classes["category_ids"]
-        return before, [f"starting from {recipe.init_from}, which knows these classes"]
-    if recipe.freeze_detector:
-        raise ValueError(
-            f"{recipe.init_from} knows {len(known)} classes, which are not the data's {len(classes['id2label'])}: its "
-            "classifier would be new, and frozen. Train the detector on the data's classes first, or do not freeze it"
-        )
-    before.config.id2label, before.config.category_ids = classes["id2label"], classes["category_ids"]
-    fresh = model_class(before.config)
-    replaced = {n: t for n, t in fresh.state_dict().items() if "class_labels_classifier." in n}
-    kept = {n: t for n, t in before.state_dict().items() if n not in replaced}
-    fresh.load_state_dict({**kept, **replaced})
-    names = [", ".join(list(n.values())[:4]) + (", …" if len(n) > 4 else "") for n in (known, classes["id2label"])]
-    return fresh, [
-        f"starting from {recipe.init_from}; its {len(known)} classes ({names[0]}) are not the data's "
-        f"{len(classes['id2label'])} ({names[1]}), so the classifier is new"
-    ]
-
-
-def check_learned_positions(
-    recipe: Recipe, model: ObjectDetectionModel | SegmentationModel, datasets: list[CocoDataset]
-) -> None:
-    """Refuse at the start what would otherwise fail at the first large image."""
+def _loader(recipe: Recipe, data: DetectionDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
     settings = recipe.augmentation
-    detector = model.detector if isinstance(model, SegmentationModel) else model
-    stride = detector.model.backbone.stride
-    for dataset, short, long in (
-        (datasets[0], max(settings.scales), settings.max_size),
-        (datasets[1], recipe.image_size, recipe.max_size),
-    ):
-        largest = max(max(output_size(int(h), int(w), short, long)) for h, w in np.unique(dataset.sizes, axis=0))
-        if -(-largest // stride) > MAX_LEARNED_CELLS:
-            raise ValueError(
-                f"learned positions reach {MAX_LEARNED_CELLS} cells a side; images of {dataset.annotation_file} become up "
-                f"to {largest} pixels, {-(-largest // stride)} cells of stride {stride}: use smaller sizes, a larger "
-                "model.output_stride, or model.position_embedding_type sine"
-            )
+    dataset = TrainingSet(data, training_transform(settings), recipe.seed, settings.least_side)
+    workers = worker_count(recipe.workers)
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=InSharedMemory(collate),
+        pin_memory=device.type == "cuda",
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # its own, so that loading draws nothing from the process's
+        worker_init_fn=leave_signals_to_the_parent,
+    )
+
+
+def _state(
+    recipe: Recipe,
+    accelerator: Accelerator,
+    processes: Processes,
+    train_set: DetectionDataset,
+    val_set: DetectionDataset,
+    steps_per_epoch: int,
+) -> tuple[TrainingState, list[str]]:
+    """The state to begin with, and what its user should know about it."""
+    data = [train_set.fingerprint(), val_set.fingerprint()]
+
+    def build(saved: SavedState | None) -> tuple[TrainingState, list[str]]:
+        model, notes = build_model(recipe, train_set, saved)
+        if recipe.sync_batch_norm and not processes.alone:
+            model = convert_sync_batchnorm(model)  # PyTorch's own would drop timm's activations
+        model.to(processes.device).to(memory_format=torch.channels_last)
+        average = MovingAverage(model, recipe.ema) if recipe.ema else None
+        optimizer = build_optimizer(recipe, model)
+        state = TrainingState(recipe, data, model, optimizer, average, accelerator.scaler)
+        if saved is not None:
+            state.restore(saved)
+        return state, notes
+
+    found, built = processes.from_first(lambda: find_checkpoint(recipe, data, steps_per_epoch, build))
+    # The first process has built what it found, to see whether it fits.
+    state, notes = built if built is not None else build(None if found is None else found.saved)
+    if found is not None:
+        notes += _take_threads(recipe, found.saved.threads, processes.device)
+        notes.append(f"continuing from {found.path} (step {state.progress.step})")
+    return state, notes
+
+
+def _take_threads(recipe: Recipe, before: int, device: torch.device) -> list[str]:
+    """Compute with as many threads as before, since another number adds up in another order; not against the user's
+    word, and with no more than there are cores. Returns what to say of it."""
+    if before in (0, torch.get_num_threads()) or device.type != "cpu":
+        return []
+    if recipe.threads or os.environ.get("OMP_NUM_THREADS") or before > (os.cpu_count() or 1):
+        return [f"{torch.get_num_threads()} threads, {before} before: figures will differ by rounding"]
+    torch.set_num_threads(before)
+    return [f"{before} threads, as before"]
+
+
+def introduce(run: Run) -> None:
+    """Say what is about to happen, and make the run's folder ready for it: the log up to the step that the run begins at,
+    no checkpoints of later ones, and the effective recipe."""
+    recipe, state, say = run.recipe, run.state, run.log.say
+    run.output.mkdir(parents=True, exist_ok=True)
+    run.log.start(state.progress.step, state.progress.evaluated_step)
+    if run.processes.is_first:
+        put_aside_after(run.output / "checkpoints", state.progress.step)
+    config, parameters = state.model.config, list(state.model.parameters())
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
+    say(
+        f"{config.model_type} with {config.backbone}, {sum(p.numel() for p in parameters) / 1e6:.1f} M "
+        f"weights ({trained / 1e6:.1f} M trained), {config.num_queries} queries, {config.num_labels} classes"
+    )
+    for line in [*run.train_set.summary(config.num_queries), *run.val_set.summary()]:
+        say(line)
+    say(f"augmentation: {recipe.augmentation.describe()}")
+    say(
+        f"{run.total_steps} steps of {recipe.batch_size} images ({recipe.epochs} epochs) on {run.processes.count} × "
+        f"{run.processes.device}, {recipe.precision}; output in {run.output}"
+    )
+    if recipe.warmup_steps >= run.total_steps:
+        say(
+            f"warning: all {run.total_steps} steps are warm-up ({recipe.warmup_steps}): the rates never reach lr; set warmup_steps"
+        )
+    for note in run.notes:
+        say(note)
+    if run.processes.is_first:
+        text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
+        write_atomically(run.output / "recipe.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
+    run.accelerator.init_trackers("tensorboard")

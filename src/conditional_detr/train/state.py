@@ -1,21 +1,27 @@
-"""A run's state on disk: checkpoints that are whole or absent, checked before they are used."""
+"""The state of a training run: what a checkpoint holds, exactly.
+
+    TrainingState.to_dict()  →  torch.save … torch.load  →  SavedState.parse()  →  TrainingState.restore()
+
+A step is a function of the recipe and its number (see `loop.py`), so nothing else has to be kept: no generator's state, no
+place in the data. Recipe, data and the model's configuration are in a checkpoint to be compared, and the model's also to
+build it.
+"""
 
 from __future__ import annotations
 
-import logging
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..files import read_pickled, write_atomically
-from .recipe import MOST
-
-logger = logging.getLogger(__name__)
+from ..models.detector import ObjectDetectionModel
+from ..models.segmenter import SegmentationModel
+from .checkpoint_files import checkpoint_path, save_checkpoint, step_in_name
+from .optimizer import MovingAverage
+from .recipe import MOST, Recipe
 
 
 @dataclass
@@ -30,20 +36,6 @@ class Progress:
     bad_images: int = 0  # times that a damaged image was left out of training, by the first process
     mismatched_sizes: int = 0  # times that an image had another size than its annotations say
 
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> Progress:
-        """Of a checkpoint's content."""
-        return cls(**_own_fields(cls, _with_evaluated_step(state["progress"])))
-
-
-def _own_fields(kind: type[Progress] | type[Pace], values: dict[str, Any]) -> dict[str, Any]:
-    return {spec.name: values[spec.name] for spec in fields(kind) if spec.name in values}
-
-
-def _with_evaluated_step(progress: dict[str, Any]) -> dict[str, Any]:
-    """Versions that did not keep it wrote a checkpoint after the evaluation."""
-    return {"evaluated_step": progress.get("step"), **progress}
-
 
 @dataclass
 class Pace:
@@ -53,11 +45,6 @@ class Pace:
     seconds: float = 0.0
     waiting: float = 0.0  # seconds of these in which there was no batch yet
     padding: float = 0.0  # sum over steps of the share of the canvas that is padding
-
-    @classmethod
-    def of(cls, state: dict[str, Any]) -> Pace:
-        """Of a checkpoint's content; versions before kept none."""
-        return cls(**_own_fields(cls, state.get("pace") or {}))
 
     def add(self, seconds: float, waiting: float, padding: float) -> None:
         """Count a step in."""
@@ -74,142 +61,180 @@ class Pace:
         }
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write `step-N.pt`, then remove all but the last `keep` checkpoints.
+class TrainingState:
+    """What training changes: weights, optimizer, moving average, the scaler of fp16, progress and pace.
 
-    Raises:
-        OSError: it cannot be written; the checkpoints before it are untouched.
+    Args:
+        recipe: of the run.
+        data: fingerprints of the training and the validation set.
+        model: on its device, in the layout it is trained in.
+        optimizer: of the model's parameters.
+        average: the moving average of the model's weights, where the recipe asks for one.
+        scaler: of fp16; None for other precisions.
     """
-    path = folder / f"step-{step:08d}.pt"
-    write_atomically(path, lambda beside: torch.save(state, beside))
-    for old in checkpoints(folder)[:-keep]:
-        old.unlink(missing_ok=True)
-    return path
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: list[int],
+        model: ObjectDetectionModel | SegmentationModel,
+        optimizer: torch.optim.Optimizer,
+        average: MovingAverage | None,
+        scaler: torch.amp.GradScaler | None,
+    ) -> None:
+        self.recipe, self.data, self.scaler = recipe, data, scaler
+        self.model, self.optimizer, self.average = model, optimizer, average
+        self.progress, self.pace = Progress(), Pace()
+        # What a forward pass changes in training: batch norm's statistics, and those from before the step.
+        self._statistics: list[Tensor] = []
+        if model.config.backbone_norm == "batch":
+            self._statistics = [b for n, b in model.named_buffers() if "running_" in n or "num_batches" in n]
+        self._statistics_before = [buffer.clone() for buffer in self._statistics]
+
+    @property
+    def evaluated_model(self) -> ObjectDetectionModel | SegmentationModel:
+        """The model that is evaluated and written: the moving average, where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def keep_statistics(self) -> None:
+        """Keep what the step that begins will change before its weights, for `forget_step`."""
+        if self._statistics:
+            torch._foreach_copy_(self._statistics_before, self._statistics)
+
+    def forget_step(self) -> None:
+        """Go back to the state before a step that failed: its weights are still there, batch norm's statistics not."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, self._statistics_before)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a checkpoint."""
+        return {
+            "recipe": self.recipe.to_dict(),
+            "data": self.data,
+            "threads": torch.get_num_threads(),
+            "config": {"model_type": self.model.config.model_type, **self.model.config.to_dict()},
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.average is None else self.average.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "progress": vars(self.progress),
+            "pace": vars(self.pace),
+        }
+
+    def restore(self, saved: SavedState) -> None:
+        """Take over what a checkpoint of the same recipe holds.
+
+        Raises:
+            ValueError: its parts do not fit into these; the message says which.
+        """
+        self._check_fit(saved)
+        self.model.load_state_dict(saved.model)
+        own_groups = self.optimizer.state_dict()["param_groups"]  # checked to be the same where they matter
+        self.optimizer.load_state_dict({"state": saved.optimizer["state"], "param_groups": own_groups})
+        if self.average is not None and saved.average is not None:
+            self.average.load_state_dict(saved.average)
+        if saved.scaler and self.scaler is not None:
+            try:
+                self.scaler.load_state_dict(saved.scaler)
+            except (KeyError, TypeError, RuntimeError) as error:
+                raise ValueError(f"its scaler cannot be used: {error}") from None
+        self.progress, self.pace = saved.progress, saved.pace
+        self.keep_statistics()
+
+    def _check_fit(self, saved: SavedState) -> None:
+        """PyTorch checks neither all names and shapes, nor before it has loaded some."""
+        _check_tensors("model", saved.model, self.model.state_dict())
+        if self.average is not None:
+            if saved.average is None:
+                raise ValueError("it has no moving average of the weights (ema), and the recipe asks for one")
+            _check_tensors("ema", saved.average, self.average.state_dict())
+        _check_optimizer(saved.optimizer, self.optimizer, begun=saved.progress.step > 0)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that this state is written to."""
+        return checkpoint_path(Path(self.recipe.output) / "checkpoints", self.progress.step)
+
+    def save(self) -> Path:
+        """Write a checkpoint, and return its path.
+
+        Raises:
+            OSError: it cannot be written; the checkpoints before it are untouched.
+        """
+        return save_checkpoint(self.checkpoint.parent, self.progress.step, self.to_dict(), self.recipe.keep_checkpoints)
 
 
-def put_aside_after(folder: Path, step: int) -> None:
-    """Rename the checkpoints of later steps than the one that a run continues from: they are damaged, or of a line that
-    is given up, and would be taken for the newest."""
-    for path in checkpoints(folder):
-        if path.stem.removeprefix("step-").isdigit() and int(path.stem.removeprefix("step-")) > step:
-            path.replace(path.with_suffix(".aside"))
-            logger.warning("%s is put aside as %s", path, path.with_suffix(".aside").name)
+@dataclass
+class SavedState:
+    """The content of a checkpoint, of which `parse` has checked that it has the form of one."""
 
+    recipe: dict[str, Any]
+    data: list[Any]
+    threads: int  # 0 where it was not kept
+    config: dict[str, Any] | None  # of the model, with its `model_type`
+    model: Mapping[str, Any]
+    optimizer: dict[str, Any]
+    average: Mapping[str, Any] | None
+    scaler: dict[str, Any] | None
+    progress: Progress
+    pace: Pace
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first."""
-    return sorted(folder.glob("step-*.pt"))
+    @classmethod
+    def parse(cls, path: Path, content: Any) -> SavedState:
+        """Check the content of a file: it must have `recipe`, `data`, `model`, `optimizer` and `progress`; `config`, `ema`,
+        `scaler`, `pace` and `threads` may be absent, and all but the last None, as versions before wrote it.
 
-
-def newest_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, and its content."""
-    return next(readable_checkpoints(folder), None)
-
-
-def readable_checkpoints(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The checkpoints that can be read, newest first, and their content. Damaged ones are passed over, and named."""
-    for path in reversed(checkpoints(folder)):
-        try:
-            yield path, read_checkpoint(path)
-        except (ValueError, OSError) as error:
-            logger.warning("%s; trying the one before", error)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint whose bytes are those that were written.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged; the message names the file.
-    """
-    state = read_pickled(path)
-    try:  # PyTorch does not look at the check sums
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if damaged:
-        raise ValueError(f"{path} is damaged: the check sum of {damaged} is wrong")
-    return state
-
-
-def check_form(path: Path, state: Any) -> None:
-    """Check that the content of a checkpoint has the form of one: `recipe`, `data`, `model`, `optimizer` and `progress`;
-    `config` (of the model), `ema`, `scaler`, `pace` and `threads` may be absent or None, as versions before wrote it.
-
-    Raises:
-        ValueError: it has not; the message names the file.
-    """
-    kinds = {"recipe": dict, "data": list, "model": Mapping, "optimizer": dict, "progress": dict}
-    absent = [name for name in kinds if name not in state] if isinstance(state, dict) else list(kinds)
-    if absent:
-        raise ValueError(
-            f"{path} is not a checkpoint of a training run (it has no {absent[0]}); start from weights with --init_from"
+        Raises:
+            ValueError: it is no checkpoint, or a damaged one; the message names the file.
+        """
+        needed = {"recipe": dict, "data": list, "model": Mapping, "optimizer": dict, "progress": dict}
+        absent = [name for name in needed if name not in content] if isinstance(content, dict) else list(needed)
+        if absent:
+            raise ValueError(
+                f"{path} is not a checkpoint of a training run (it has no {absent[0]}); start from weights with --init_from"
+            )
+        for name, kind in {**needed, "config": dict, "ema": Mapping, "scaler": dict, "pace": dict}.items():
+            value = content.get(name)
+            if not isinstance(value, kind) and not (value is None and name not in needed):
+                raise ValueError(f"{path} is damaged: its {name} is of type {type(value).__name__}")
+        # Versions that did not keep the evaluated step wrote a checkpoint after the evaluation.
+        progress = {"evaluated_step": content["progress"].get("step"), **content["progress"]}
+        required = ("step", "evaluated_step", "best", "best_step", "evaluations_since_best")
+        if absent := [name for name in required if name not in progress]:
+            raise ValueError(f"{path} is damaged: its progress has no {absent[0]}")
+        pace = content.get("pace") or {}
+        _check_numbers(path, "progress", Progress, progress)
+        _check_numbers(path, "pace", Pace, pace)
+        threads = content.get("threads", 0)
+        if not isinstance(threads, int) or not 0 <= threads <= MOST["threads"]:
+            raise ValueError(f"{path} is damaged: it says that it was of {threads!r} threads")
+        if step_in_name(path) not in (None, progress["step"]):
+            raise ValueError(f"{path} is damaged: it says that it is of step {progress['step']}")
+        return cls(
+            recipe=content["recipe"],
+            data=content["data"],
+            threads=threads,
+            config=content.get("config"),
+            model=content["model"],
+            optimizer=content["optimizer"],
+            average=content.get("ema"),
+            scaler=content.get("scaler"),
+            progress=Progress(**_known(Progress, progress)),
+            pace=Pace(**_known(Pace, pace)),
         )
-    for name, kind in {**kinds, "config": dict, "ema": Mapping, "scaler": dict, "pace": dict}.items():
-        if not isinstance(value := state.get(name), kind) and not (value is None and name not in kinds):
-            raise ValueError(f"{path} is damaged: its {name} is of type {type(value).__name__}")
-    progress = _with_evaluated_step(state["progress"])
-    required = ("step", "evaluated_step", "best", "best_step", "evaluations_since_best")
-    if absent := [name for name in required if name not in progress]:
-        raise ValueError(f"{path} is damaged: its progress has no {absent[0]}")
-    kept: list[tuple[str, type[Progress] | type[Pace], dict[str, Any]]] = [
-        ("progress", Progress, progress), ("pace", Pace, state.get("pace") or {}),
-    ]  # fmt: skip
-    for what, record, values in kept:
-        for spec in fields(record):
-            value = values.get(spec.name, 0)
-            whole = spec.type == "int"
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                raise ValueError(f"{path} is damaged: its {what} has {spec.name} {value!r}, which is no number")
-    threads = state.get("threads", 0)
-    if not isinstance(threads, int) or not 0 <= threads <= MOST["threads"]:
-        raise ValueError(f"{path} is damaged: it says that it was of {threads!r} threads")
-    number = path.stem.removeprefix("step-")
-    if number.isdigit() and int(number) != progress["step"]:
-        raise ValueError(f"{path} is damaged: it says that it is of step {progress['step']}")
 
 
-def check_fit(
-    state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
-) -> None:
-    """Check that a checkpoint's tensors have the names and shapes of what they will be loaded into. PyTorch checks
-    neither all of them nor before it has loaded some.
-
-    Raises:
-        ValueError: the first that does not fit.
-    """
-    _check_tensors("model", state["model"], model.state_dict())
-    if average is not None:
-        if state.get("ema") is None:
-            raise ValueError("it has no moving average of the weights (ema), and the recipe asks for one")
-        _check_tensors("ema", state["ema"], average.state_dict())
-    saved = state["optimizer"]
-    try:
-        groups = [{**group, "params": list(group["params"])} for group in saved["param_groups"]]
-        states = {int(number): dict(values) for number, values in saved["state"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise ValueError("its optimizer has not the form of one") from None
-    own_groups = optimizer.state_dict()["param_groups"]
-    decided = ("params", "base_lr", "betas", "eps", "weight_decay")  # by the recipe, which is the same
-    if [[_comparable(g.get(n)) for n in decided] for g in groups] != [
-        [_comparable(g[n]) for n in decided] for g in own_groups
-    ]:
-        raise ValueError("its optimizer is of other parameters or settings than the recipe's")
-    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
-    if not set(states) <= set(parameters) or (state["progress"]["step"] and not states):
-        raise ValueError(f"its optimizer has a state for {len(states)} parameters, the model has {len(parameters)}")
-    for number, values in states.items():
-        parameter = parameters[number]
-        own = {"step": (), "exp_avg": tuple(parameter.shape), "exp_avg_sq": tuple(parameter.shape)}
-        for name, shape in own.items():
-            value = values.get(name)
-            if not isinstance(value, Tensor) or tuple(value.shape) != shape or not value.is_floating_point():
-                raise ValueError(f"its optimizer's {name} of parameter {number} has not the shape {shape}")
+def _known(kind: type[Progress | Pace], values: dict[str, Any]) -> dict[str, Any]:
+    return {spec.name: values[spec.name] for spec in fields(kind) if spec.name in values}
 
 
-def _comparable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _check_numbers(path: Path, what: str, kind: type[Progress | Pace], values: dict[str, Any]) -> None:
+    for spec in fields(kind):
+        value = values.get(spec.name, 0)
+        whole = spec.type == "int"
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise ValueError(f"{path} is damaged: its {what} has {spec.name} {value!r}, which is no number")
 
 
 def _check_tensors(what: str, saved: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
@@ -221,3 +246,30 @@ def _check_tensors(what: str, saved: Mapping[str, Any], own: Mapping[str, Tensor
         if not isinstance(value, Tensor) or value.shape != tensor.shape or value.dtype != tensor.dtype:
             found = f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"its {what} has {name} as {found}, not {tuple(tensor.shape)} {tensor.dtype}")
+
+
+def _check_optimizer(saved: dict[str, Any], own: torch.optim.Optimizer, begun: bool) -> None:
+    """Check the form of an optimizer's saved state, its settings, and the shapes of its tensors."""
+    try:
+        groups = [{**group, "params": list(group["params"])} for group in saved["param_groups"]]
+        states = {int(number): dict(values) for number, values in saved["state"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError("its optimizer has not the form of one") from None
+    decided = ("params", "base_lr", "betas", "eps", "weight_decay")  # by the recipe, which is the same
+    if [[_comparable(g.get(n)) for n in decided] for g in groups] != [
+        [_comparable(g[n]) for n in decided] for g in own.state_dict()["param_groups"]
+    ]:
+        raise ValueError("its optimizer is of other parameters or settings than the recipe's")
+    parameters = dict(enumerate(p for group in own.param_groups for p in group["params"]))
+    if not set(states) <= set(parameters) or (begun and not states):
+        raise ValueError(f"its optimizer has a state for {len(states)} parameters, the model has {len(parameters)}")
+    for number, values in states.items():
+        shape = tuple(parameters[number].shape)
+        for name, expected in (("step", ()), ("exp_avg", shape), ("exp_avg_sq", shape)):
+            value = values.get(name)
+            if not isinstance(value, Tensor) or tuple(value.shape) != expected or not value.is_floating_point():
+                raise ValueError(f"its optimizer's {name} of parameter {number} has not the shape {expected}")
+
+
+def _comparable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -10,7 +10,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.hub import local_path
 from ..families import config_class_of
 from ..files import read_json
-from ..options import shown
+from ..messages import shown
 from .image_processor import (
     CONFIG_NAME,
     LOADING_OPTIONS,

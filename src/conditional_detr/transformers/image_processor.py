@@ -35,7 +35,7 @@ from ..images.pixels import (
 )
 from ..images.read import as_rgb_tensor, image_list
 from ..images.sizes import pad_size_dict, size_after_resize, size_dict
-from ..options import shown
+from ..messages import shown
 from ..results.detections import TargetSizes, detections
 from ..results.segments import class_maps, map_runs, segment_maps
 from .annotations import (

@@ -1,1 +1,1 @@
-"""Formats of data sets; each is read into one `CocoDataset`."""
+"""Formats of data sets, a file each; each is read into one `DetectionDataset`."""

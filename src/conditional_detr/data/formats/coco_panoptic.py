@@ -8,11 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ...options import shown
+from ...config import Task
+from ...files import read_json
+from ...messages import listed_briefly, shown
 from ..check import header_sizes
+from ..dataset import DetectionDataset, Id
 from ..object_masks import PanopticMasks, read_segment_map, segment_boxes
-from .coco import CocoDataset, exist, index_annotations, listed_briefly, present_images, read_content
-from .entries import BOX, Entries, Id, is_box
+from .coco import content_of, index_annotations, present_images, read_content
+from .entries import BOX, Entries, is_box
+from .format import Format, images_beside
+from .image_files import exist
 
 
 def read_panoptic(
@@ -21,7 +26,7 @@ def read_panoptic(
     png_folder: str | Path | None = None,
     skip_missing_images: bool = False,
     masks: bool = True,
-) -> CocoDataset:
+) -> DetectionDataset:
     """Read and check a COCO panoptic file. PNG files are opened later, when a sample is loaded.
 
     Only where a segment of the JSON has no `bbox` are its image's PNG file opened here and the boxes measured, in a few
@@ -47,8 +52,15 @@ def read_panoptic(
     images, without_png = _with_png(path, pngs, images, entries, skip_missing_images)
     segments = _segments(path, pngs, images, entries, thing)
     dataset = index_annotations(
-        path, folder, {**content, "annotations": segments}, images, missing + without_png, masks=False
+        path,
+        folder,
+        {**content, "annotations": segments},
+        images,
+        missing + without_png,
+        masks=False,
+        ground_truth=ground_truth,
     )
+    dataset.panoptic_truth = panoptic_truth
     if not masks:
         return dataset
     dataset.is_thing = [thing[number] for number in dataset.category_ids]
@@ -174,3 +186,47 @@ def _with_png(
                 "Repair it, or leave such images out with --skip_bad_images true"
             )
     return fitting, len(images) - len(fitting)
+
+
+def ground_truth(dataset: DetectionDataset) -> dict[str, Any]:
+    """The things alone, numbered anew, with masks from the PNG files; read without masks, the boxes of things and stuff."""
+    content = content_of(dataset)
+    if dataset.is_thing is None:
+        content["annotations"] = dataset.annotations()
+        return dataset.present_in(content)
+    things = {number for number, thing in zip(dataset.category_ids, dataset.is_thing, strict=True) if thing}
+    content["categories"] = [category for category in content["categories"] if category["id"] in things]
+    content["annotations"] = dataset.thing_annotations
+    return dataset.present_in(content)
+
+
+def panoptic_truth(dataset: DetectionDataset) -> dict[str, Any]:
+    """The file's contents."""
+    return dataset.present_in(read_json(dataset.annotation_file))
+
+
+def find_split(root: Path, name: str) -> tuple[Path, Path] | None:
+    """Annotation file and image folder of a split of this name; `find_png_folder` finds the PNG files."""
+    files = sorted(root.glob(f"annotations/panoptic_{name}[0-9][0-9][0-9][0-9].json"))
+    for file in (*files, root / f"annotations/panoptic_{name}.json"):
+        if file.is_file():
+            return file, images_beside(root, file, file.stem.removeprefix("panoptic_"))
+    return None
+
+
+def _read(annotations: str | Path, images: str | Path, task: Task, skip_missing_images: bool) -> DetectionDataset:
+    return read_panoptic(annotations, images, skip_missing_images=skip_missing_images, masks=task == "panoptic")
+
+
+COCO_PANOPTIC = Format(
+    tasks=("panoptic",),
+    layouts=(
+        "annotations/panoptic_{split}2017.json (with images/{split}2017/)",
+        "annotations/panoptic_{split}.json (with images/{split}/)",
+    ),
+    find_split=find_split,
+    is_of=lambda annotations, task: (
+        task == "panoptic" or (task == "detection" and annotations.name.startswith("panoptic_"))
+    ),
+    read=_read,
+)

@@ -8,11 +8,12 @@ fractions, "1" and true are not.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ...options import is_text, shown
+from ...messages import is_text, shown
+from ..dataset import Id
 
 NUMBERS = frozenset((int, float))  # types, so that true is none
 LARGEST = 1e9  # of a coordinate, in pixels: float32 has no more use for larger ones, and arithmetic stays finite
@@ -21,8 +22,6 @@ LARGEST_SIDE = 2**20  # of a picture, in pixels
 LARGEST_PICTURE = 2**32  # in pixels: run lengths are 32-bit numbers
 
 BOX = "four finite numbers x, y, width, height, in pixels"
-
-Id = int | str
 
 
 class Entries:
@@ -95,9 +94,7 @@ class Entries:
             self.wrong(position, entry, field, "0 or 1")
         return bool(value)
 
-    def unknown(
-        self, position: int, entry: dict[str, Any], field: str, known: Mapping[Any, Any], where: str
-    ) -> NoReturn:
+    def unknown(self, position: int, entry: dict[str, Any], field: str, known: Collection[Any], where: str) -> NoReturn:
         """Raises ValueError about an id that no entry of another list has."""
         value = entry[field]
         other: Any = int(value) if type(value) is str and re.fullmatch("-?[0-9]{1,999}", value) else str(value)
@@ -123,8 +120,3 @@ def is_box(box: Any) -> bool:
         and -LARGEST <= w <= LARGEST
         and -LARGEST <= h <= LARGEST
     )
-
-
-def id_order(value: Id) -> tuple[bool, Id]:
-    """A key that sorts ids: numbers first."""
-    return isinstance(value, str), value

@@ -1,0 +1,100 @@
+"""Options that several commands have: functions that add them to a parser, and that check and take their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .parser import CommandParser
+from .usage import UsageError
+
+
+def values_of(parser: CommandParser, arguments: list[str]) -> dict[str, Any]:
+    """The values of a command line, those of shared options in their ranges.
+
+    Raises:
+        UsageError: it means nothing; one line in plain words.
+    """
+    values = parser.parse_args(arguments).as_dict()
+    if values.get("batch_size", 1) < 1:
+        raise UsageError(f"batch_size is {values['batch_size']}; it must be positive")
+    for name in ("threshold", "panoptic_threshold"):
+        if values.get(name) is not None and not 0 <= values[name] <= 1:
+            raise UsageError(f"--{name} is {values[name]}; scores are in 0…1")
+    if values.get("workers", 0) < -1:
+        raise UsageError(f"workers is {values['workers']}; it is a number of processes, or -1 for one for each core")
+    if values.get("output") and Path(values["output"]).is_file():
+        raise UsageError(f"--output is {values['output']}, which is a file; it is a folder")
+    if not 0 <= values.get("threads", 0) <= 1024:
+        raise UsageError(f"threads is {values['threads']}; it is a number of threads, or 0 for those that are free")
+    return values
+
+
+def add_model(parser: CommandParser) -> None:
+    parser.add_argument("--model", type=str, required=True, help="a saved model's folder, a .pth file or a hub name")
+
+
+def add_panoptic_threshold(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--panoptic_threshold",
+        type=float | None,
+        default=None,
+        help="least score of a panoptic segment; 0.85 for DETR and 0.3 for Conditional DETR by default",
+    )
+
+
+def add_workers(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=-1,
+        help="processes that decode; -1: none where a CPU predicts, else one for each core, at most 8",
+    )
+
+
+def add_device(parser: CommandParser) -> None:
+    parser.add_argument("--device", type=str, default="", help="such as cpu or cuda:1; the best there is by default")
+
+
+def add_threads(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        help="CPU threads; 0: as many as other programs leave cores, when the command starts",
+    )
+
+
+def add_speed(parser: CommandParser) -> None:
+    parser.add_argument("--precision", type=str, default="fp32", help="fp32, bf16 or fp16")
+    parser.add_argument(
+        "--compile", type=bool, default=False, help="compile the model first, which takes minutes: for many images"
+    )
+
+
+def add_image_size(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--image_size", type=int, default=0, help="short side in pixels that images are given; 0: the model's own"
+    )
+    parser.add_argument(
+        "--max_size", type=int, default=0, help="longest long side; 0: the model's own, or in its ratio to --image_size"
+    )
+
+
+def image_size_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Take what `add_image_size` added out of `values`, as arguments of `Detector.from_pretrained`."""
+    given = {name: values.pop(name) for name in ("image_size", "max_size")}
+    for name, value in given.items():
+        if value < 0:
+            raise UsageError(f"--{name} is {value}; it is a number of pixels")
+    return {name: value for name, value in given.items() if value}
+
+
+def speed_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Take what `add_speed` added out of `values`, as arguments of `Detector.from_pretrained`."""
+    from ..predict.stream import PRECISIONS
+
+    precision = values.pop("precision")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision is {precision!r}; it is {', '.join(PRECISIONS)}")
+    return {"dtype": PRECISIONS[precision], "compile": values.pop("compile")}

@@ -1,0 +1,96 @@
+"""`cdetr predict`: what a model finds in pictures, as rows and drawn."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..messages import printable
+from .options import (
+    add_device,
+    add_image_size,
+    add_model,
+    add_panoptic_threshold,
+    add_speed,
+    add_threads,
+    add_workers,
+    image_size_of,
+    speed_of,
+    values_of,
+)
+from .parser import CommandParser
+from .progress import progress
+from .threads import use_threads
+from .usage import UsageError
+
+
+def run(arguments: list[str]) -> None:
+    values = values_of(_parser(), arguments)
+    use_threads(values.pop("threads"))
+    _predict(values)
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(
+        "predict",
+        "Detect in pictures; write predictions.jsonl and pictures with boxes drawn; with a segmentation model also masks, "
+        "and with a panoptic one maps in COCO's format.",
+    )
+    add_model(parser)
+    parser.add_argument("--images", type=str, nargs="+", required=True, help="files, folders or glob patterns")
+    parser.add_argument("--output", type=str, default="predictions", help="folder to write to")
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection, 0 to 1")
+    add_panoptic_threshold(parser)
+    parser.add_argument("--batch_size", type=int, default=8, help="images of a batch; only such of one size share one")
+    add_workers(parser)
+    add_device(parser)
+    add_speed(parser)
+    add_threads(parser)
+    add_image_size(parser)
+    parser.add_argument("--draw", type=bool, default=True, help="draw pictures")
+    parser.add_argument("--draw_labels", type=bool, default=True, help="write classes and scores into the pictures")
+    parser.add_argument(
+        "--line_width", type=int, default=0, help="of drawn boxes, in pixels; 0: by the picture and how crowded it is"
+    )
+    parser.add_argument(
+        "--truth", type=str, default="", help="COCO JSON of the pictures: its objects are drawn beside what is found"
+    )
+    parser.add_argument(
+        "--skip_bad_images", type=bool, default=False, help="report unreadable images instead of stopping"
+    )
+    return parser
+
+
+def _predict(values: dict[str, Any]) -> None:
+    """Load, find, write and say how many."""
+    from ..evaluate.pictures import truth_of
+    from ..predict.detector import Detector
+    from ..predict.stream import worker_count
+    from ..predict.write import find_images, predictions
+
+    if values["line_width"] < 0:
+        raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")
+    values["line_width"] = values["line_width"] or None
+    images = find_images(values.pop("images"))
+    values["truth"] = truth_of(values["truth"], images) if values["truth"] else None
+    speed, size = speed_of(values), image_size_of(values)
+    detector = Detector.from_pretrained(values.pop("model"), device=values.pop("device") or None, **speed, **size)
+    output = Path(values.pop("output"))
+    values["workers"] = worker_count(values["workers"], detector.model.device)
+    with progress("predicting", len(images), True) as advance:
+        found, bad, first = 0, 0, ""
+        done = 0
+        try:
+            for row in predictions(detector, images, output, progress=advance, **values):
+                done += 1
+                found += len(row.get("detections", ()))
+                if "error" in row:
+                    bad, first = bad + 1, first or row["error"]
+        except KeyboardInterrupt:
+            print(f"{done} of {len(images)} images are in {printable(output / 'predictions.jsonl')}", file=sys.stderr)
+            raise
+    pictures = ", pictures beside it" if values["draw"] else ""
+    print(f"detections in {len(images) - bad} images: {found}, in {printable(output / 'predictions.jsonl')}{pictures}")
+    if bad:
+        print(f"{bad} images could not be used; first: {first}")
