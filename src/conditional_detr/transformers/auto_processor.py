@@ -11,12 +11,11 @@ from ..checkpoints.read import model_family
 from ..files import read_json
 from ..messages import shown
 from .image_processor import (
-    CONFIG_NAME,
-    LOADING_OPTIONS,
     ConditionalDetrImageProcessor,
     DetectionImageProcessor,
     DetrImageProcessor,
 )
+from .processor_files import CONFIG_NAME, LOADING_OPTIONS
 
 IMAGE_PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
     "conditional_detr": ConditionalDetrImageProcessor,
