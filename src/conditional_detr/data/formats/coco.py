@@ -43,6 +43,12 @@ def read_coco(
 
 
 def read_content(path: Path, folder: Path) -> dict[str, Any]:
+    """What a COCO file holds, with its three lists, of whose entries nothing is known yet.
+
+    Raises:
+        FileNotFoundError: the file or the folder of its images does not exist.
+        ValueError: not JSON, not COCO, or without images.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"annotation file {path} does not exist")
     if not folder.is_dir():
