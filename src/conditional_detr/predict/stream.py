@@ -83,7 +83,7 @@ def detect(
 
     Args:
         model: in evaluation mode.
-        processor: that belongs to the model: how images are prepared and class logits read.
+        processor: that belongs to the model: how images are prepared.
         sources: the images.
         batch_size: at most so many at once; see `batches_of_canvases`.
         workers: processes that decode; 0 decodes here, which is faster where the CPU detects too.
@@ -125,7 +125,7 @@ def detect(
     with batches_of(loader) as loaded:
         prepared = (_prepared(samples, sources) for samples in loaded)
         for batch, found in run_batches(
-            model, preprocessing, processor.classes, prepared, threshold=threshold, task=task,
+            model, preprocessing, prepared, threshold=threshold, task=task,
             panoptic_threshold=panoptic_threshold, precision=precision,
         ):  # fmt: skip
             yield from zip(batch.indices, found, strict=True)
