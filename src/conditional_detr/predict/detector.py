@@ -16,8 +16,9 @@ from ..checkpoints.hub import HUB_OPTIONS
 from ..checkpoints.load import named_dtype
 from ..config import Task
 from ..families import config_class_of
+from ..images.open_file import is_image_file
 from ..images.prepare import Preprocessing
-from ..images.read import as_rgb_tensor, image_list, image_size, is_image_file
+from ..images.read import as_rgb_tensor, image_list, image_size
 from ..images.sizes import size_dict
 from ..models.deploy import check_dtype, compile_model, prepare_for_inference
 from ..models.detector import ObjectDetectionModel
