@@ -31,7 +31,7 @@ from conditional_detr.models.outputs import SegmentationOutput  # noqa: E402
 from conditional_detr.models.segmenter import SegmentationModel  # noqa: E402
 from conditional_detr.results.detections import detections  # noqa: E402
 from conditional_detr.results.panoptic_files import panoptic_png_bytes  # noqa: E402
-from conditional_detr.results.segments import merge_panoptic  # noqa: E402
+from conditional_detr.results.segments import MaskPredictions, merge_panoptic  # noqa: E402
 
 CONDITIONAL_DETR = "https://github.com/DeppMeng/ConditionalDETR/releases/download/v1.0/ConditionalDETR_{}_epoch50.pth"
 DETR = "https://dl.fbaipublicfiles.com/detr/detr-{}.pth"
@@ -156,7 +156,7 @@ class PostProcessPanoptic(nn.Module):
                     for s in one["segments_info"]
                 ],
             }
-            for one in merge_panoptic(named, SoftmaxClasses(), sizes, things, self.threshold)
+            for one in merge_panoptic(MaskPredictions.of(named), SoftmaxClasses(), sizes, things, self.threshold)
         ]
 
 

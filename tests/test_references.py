@@ -12,7 +12,7 @@ LINKED = re.compile(r"\]\(([^)#:]+?)(?:#[^)]*)?\)")
 
 
 def texts():
-    yield from (ROOT / name for name in ("README.md", "CHANGELOG.md", "hubconf.py", "Makefile"))
+    yield from (ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "hubconf.py", "Makefile"))
     for folder, suffix in (("src", "py"), ("docs", "md"), ("examples", "*"), ("benchmarks", "*")):
         yield from (file for file in (ROOT / folder).rglob(f"*.{suffix}") if "__pycache__" not in file.parts)
 
@@ -37,6 +37,51 @@ def test_tests_that_the_table_names_are_here():
     table = (ROOT / "docs/correctness.md").read_text(encoding="utf-8")
     tests = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("test_*.py"))
     assert [name for name in re.findall(r"`(test_\w+)`", table) if f"def {name}(" not in tests] == []
+
+
+DOTTED = re.compile(r"(?<!`)`([a-z_]\w*(?:\.\w+)+)(?:\([^`]*\))?`")
+FILE_ENDING = re.compile(r"\.(?:jpg|json|jsonl|md|pth|py|png|safetensors|toml|yaml)$")
+# What stands before the dot where a name is not one of this package's modules: libraries, and objects in examples.
+ELSEWHERE = {
+    "accelerator", "argparse", "backbone_config", "detection", "huggingface_hub", "json", "nn", "outputs", "self", "torch",
+}  # fmt: skip
+ALSO_ELSEWHERE = {
+    "models.build_model",
+    "config.model_type",
+    "config.output_stride",
+    "recipe.output",
+    "transformers.Trainer",
+}
+
+
+@pytest.fixture(scope="module")
+def names():
+    """The dotted name of everything in the package: modules, what they define, and the members of classes."""
+    found = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
+        found.add(module)
+        found |= {f"{module}.{name}" for name in defined(ast.parse(file.read_text(encoding="utf-8")).body)}
+    return found
+
+
+def defined(body):
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+            yield from (f"{node.name}.{member}" for member in defined(node.body))
+        elif isinstance(node, FUNCTION):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+@pytest.mark.parametrize("file", list(texts()), ids=lambda file: str(file.relative_to(ROOT)))
+def test_modules_and_functions_that_a_text_names_are_here(file, names):
+    named = {name for name in DOTTED.findall(file.read_text(encoding="utf-8")) if not FILE_ENDING.search(name)}
+    named = {name for name in named - ALSO_ELSEWHERE if name.partition(".")[0] not in ELSEWHERE}
+    assert {name for name in named if not any(f".{known}".endswith(f".{name}") for known in names)} == set()
 
 
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef

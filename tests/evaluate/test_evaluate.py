@@ -16,7 +16,8 @@ from small_models import randomise, small_model
 from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.data.splits import find_split
 from conditional_detr.evaluate.coco_metrics import NAMES, coco_metrics
-from conditional_detr.evaluate.evaluation import evaluate, predict_dataset
+from conditional_detr.evaluate.evaluation import evaluate
+from conditional_detr.evaluate.predictions import predict_dataset
 from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor
 
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -304,7 +303,6 @@ def test_running_out_of_memory_leaves_a_checkpoint_and_advice(scenes, tmp_path):
     """In a process that may have only 400 MB more than it has when training starts."""
     program = """
 import resource, sys
-from pathlib import Path
 from small_recipes import small_recipe
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.train.failures import TrainingError
@@ -325,7 +323,7 @@ try:
 except TrainingError as error:
     print(error)
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program, str(scenes), str(tmp_path / "run")],
         capture_output=True, text=True, env=environment,

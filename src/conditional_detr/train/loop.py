@@ -31,7 +31,6 @@ from torch import Tensor
 
 from ..data.samples import Batch, seed_of
 from ..evaluate.evaluation import HEADLINE
-from ..images.pixels import normalize
 from ..losses.criterion import LossNormalizers, count_normalizers
 from ..stopping import Interrupted, StopRequest
 from ..workers import WorkerDied, batches_of
@@ -186,14 +185,14 @@ def _step(run: Run, micro_batches: list[Batch]) -> list[dict[str, Tensor]]:
 def _on_device(run: Run, batch: Batch) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
     """A batch's canvases, normalised, (B, 3, H, W), its pixel mask (B, H, W) and its labels. Their boxes and classes stay
     here: the loss sends those of all images at once."""
-    device, processor = run.processes.device, run.processor
+    device = run.processes.device
     images = batch.images.to(device, non_blocking=True)
     pixel_mask = None if batch.pixel_mask is None else batch.pixel_mask.to(device, non_blocking=True)
     labels = [
         {**label, "masks": label["masks"].to(device, non_blocking=True)} if "masks" in label else label
         for label in batch.labels
     ]
-    pixels = normalize(images, processor.image_mean, processor.image_std, processor.rescale_factor)
+    pixels = run.processor.preprocessing.normalize(images)
     return pixels.contiguous(memory_format=torch.channels_last), pixel_mask, labels
 
 

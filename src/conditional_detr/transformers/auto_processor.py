@@ -6,15 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.hub import local_path
+from ..checkpoints.checkpoint import PREPROCESSOR_FILE, Checkpoint
+from ..checkpoints.hub import HUB_OPTIONS, local_path
 from ..config import DetectionConfig
 from ..families import config_class_of
 from ..files import read_json
 from ..messages import shown
 from .image_processor import (
-    CONFIG_NAME,
-    LOADING_OPTIONS,
     ConditionalDetrImageProcessor,
     DetectionImageProcessor,
     DetrImageProcessor,
@@ -47,9 +45,9 @@ class AutoImageProcessor:
         `DetectionImageProcessor.from_pretrained`."""
         path = Path(pretrained_model_name_or_path)
         if (path.is_dir() and not (path / "config.json").is_file()) or path.suffix == ".json":
-            path = path if path.is_file() else local_path(path, CONFIG_NAME)
+            path = path if path.is_file() else local_path(path, PREPROCESSOR_FILE)
             return IMAGE_PROCESSORS[_family_of_processor(path)].from_pretrained(path, **options)
-        files = {option: options[option] for option in LOADING_OPTIONS if option in options}
+        files = {option: options[option] for option in HUB_OPTIONS if option in options}
         checkpoint = Checkpoint(str(pretrained_model_name_or_path), **files)
         return image_processor_of(config_class_of(checkpoint)).from_pretrained(checkpoint, **options)
 
