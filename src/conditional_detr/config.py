@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import re
+from abc import ABC, abstractmethod
 from dataclasses import MISSING, dataclass, field, fields
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 
 from typing_extensions import Self
 
 from .messages import is_text, shown
+
+if TYPE_CHECKING:
+    from .classes import ClassReading
 
 Task = Literal["detection", "instance", "panoptic"]
 ACTIVATIONS = ("relu", "gelu", "silu")
@@ -58,8 +61,8 @@ WHOLE_NUMBERS = (
 
 
 @dataclass(kw_only=True, init=False)
-class DetectionConfig:
-    """What Conditional DETR and DETR have in common. Use `ConditionalDetrConfig` or `DetrConfig`.
+class DetectionConfig(ABC):
+    """What all families have in common. Use one of a family, in `families`.
 
     Field names and defaults are transformers' (5.23). Fields it does not know, which this package adds:
 
@@ -72,11 +75,20 @@ class DetectionConfig:
 
     Unknown fields given to the constructor are kept in `extra` and written back by `to_dict`.
 
+    Attributes:
+        model_type: the family's name in `config.json`.
+        family_name: its name in sentences, such as "DETR".
+        paper: address of the paper.
+        panoptic_threshold: least score of a panoptic segment, 0…1, unless a caller says another.
+
     Raises:
         ValueError: a value that no model can have, named with what is allowed.
     """
 
     model_type: ClassVar[str]
+    family_name: ClassVar[str]
+    paper: ClassVar[str]
+    panoptic_threshold: ClassVar[float]
 
     # backbone
     backbone: str = "resnet50"
@@ -249,6 +261,11 @@ class DetectionConfig:
         )
 
     @property
+    @abstractmethod
+    def classes(self) -> ClassReading:
+        """How the family reads class logits, matches by them, and trains them."""
+
+    @property
     def num_labels(self) -> int:
         """Number of real classes C ("no object" is not one of them)."""
         return len(self.id2label)
@@ -297,16 +314,6 @@ class DetectionConfig:
         """`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
-    def to_json_file(self, json_file_path: str | Path) -> None:
-        """Write `to_dict` as JSON.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        from .files import write_json
-
-        write_json(Path(json_file_path), self.to_dict())
-
     @classmethod
     def from_dict(cls, values: dict[str, Any], /, **overrides: Any) -> Self:
         """Build from the contents of a `config.json`; `overrides` replace its values. Unknown fields are kept.
@@ -326,54 +333,6 @@ class DetectionConfig:
                 if isinstance(values.get(name), list) and len(values[name]) != count:
                     del values[name]
         return cls(**values)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
-        """Read the configuration of a checkpoint.
-
-        Args:
-            pretrained_model_name_or_path: a folder, a `.pth` file, or a name on the Hugging Face hub.
-            options: values that replace the checkpoint's; and `revision`, `cache_dir`, `token`, `local_files_only`.
-
-        Raises:
-            OSError: there is no such checkpoint, or no network.
-            ValueError: it is of another model type, or not JSON.
-        """
-        from .checkpoints.read import config_of  # checkpoints are built on configurations, not the reverse
-
-        return config_of(pretrained_model_name_or_path, cls, **options)
-
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write `config.json`.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
-        self.to_json_file(Path(save_directory) / "config.json")
-
-
-@dataclass(kw_only=True, init=False)
-class ConditionalDetrConfig(DetectionConfig):
-    """Conditional DETR (arXiv 2108.06152): 300 queries, sigmoid classes, focal loss. Fields: `DetectionConfig`."""
-
-    model_type: ClassVar[str] = "conditional_detr"
-
-    cls_loss_coefficient: float = 2
-    focal_alpha: float = 0.25
-
-
-@dataclass(kw_only=True, init=False)
-class DetrConfig(DetectionConfig):
-    """DETR (arXiv 2005.12872): 100 queries, softmax with "no object". Fields: `DetectionConfig`."""
-
-    model_type: ClassVar[str] = "detr"
-
-    num_queries: int = 100
-    class_cost: float = 1
-    eos_coefficient: float = 0.1
-
-
-CONFIG_CLASSES: dict[str, type[DetectionConfig]] = {c.model_type: c for c in (ConditionalDetrConfig, DetrConfig)}
 
 
 def _numbered_labels(count: int) -> dict[int, str]:

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conditional_detr.models.deploy import prepare_for_inference
-from conditional_detr.models.detector import DETECTORS
+from conditional_detr.models.family import family_of
 from conditional_detr.predict import run
 from conditional_detr.predict.batches import batches_of_canvases
 from conditional_detr.predict.run import PreparedBatch, run_batches, start
@@ -73,7 +73,7 @@ def small_processor(family):
 @pytest.mark.parametrize("sizes", [[(64, 64)] * 3, [(64, 64), (64, 80), (70, 64)]], ids=["one size", "padded"])
 def test_a_batch_sends_its_pixels_and_nothing_else(family, sizes):
     with torch.device("meta"):
-        model = DETECTORS[family](small_config(family)).eval()
+        model = family_of(family).detector(small_config(family)).eval()
     images = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
     preprocessing = small_processor(family).preprocessing
     start(model, preprocessing, images)  # constants are made once

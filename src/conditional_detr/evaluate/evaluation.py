@@ -12,8 +12,8 @@ import torch.distributed as dist
 from ..config import Task
 from ..data.dataset import DetectionDataset
 from ..data.object_masks import PanopticMasks
-from ..models.detector import DetectionHead
-from ..models.segmenter import SegmentationHead
+from ..models.detector import ObjectDetectionModel
+from ..models.segmenter import SegmentationModel
 from ..transformers.image_processor import DetectionImageProcessor
 from .coco_metrics import coco_metrics, panoptic_metrics
 from .pictures import draw_validation
@@ -54,7 +54,7 @@ class Metrics:
 
 
 def evaluate(
-    model: DetectionHead | SegmentationHead,
+    model: ObjectDetectionModel | SegmentationModel,
     processor: DetectionImageProcessor,
     coco: DetectionDataset,
     *,

@@ -17,8 +17,8 @@ from ..data.dataset import DetectionDataset, Id, classes_by_name, id_order
 from ..data.object_masks import PanopticMasks
 from ..data.sharing import Shared
 from ..files import write_json
-from ..models.detector import DetectionHead
-from ..models.segmenter import SegmentationHead
+from ..models.detector import ObjectDetectionModel
+from ..models.segmenter import SegmentationModel
 from ..predict.stream import Source, detect
 from ..results.image_results import ImageResults
 from ..results.panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row, write_panoptic_png_bytes
@@ -74,7 +74,7 @@ def task_of_data(coco: DetectionDataset) -> Task:
 
 
 def predict_dataset(
-    model: DetectionHead | SegmentationHead,
+    model: ObjectDetectionModel | SegmentationModel,
     processor: DetectionImageProcessor,
     coco: DetectionDataset,
     *,
@@ -139,7 +139,7 @@ def predict_dataset(
     return predictions
 
 
-def checked_task(model: DetectionHead | SegmentationHead, coco: DetectionDataset) -> Task:
+def checked_task(model: ObjectDetectionModel | SegmentationModel, coco: DetectionDataset) -> Task:
     """What is to be predicted for a data set as it was read.
 
     Raises:

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from .detector import DetectionHead
+from .detector import ObjectDetectionModel
 from .onednn import use_onednn
-from .segmenter import SegmentationHead
+from .segmenter import SegmentationModel
 
 # A GPU replays a recorded graph for each canvas: with sides in steps of 64 pixels, shortest side 800 and longest 1333
 # give 41 canvases at most, and 6 % of padding on photographs of usual shapes.
@@ -20,7 +20,7 @@ GPU_CANVAS_STEP = 64
 
 
 def prepare_for_inference(
-    model: DetectionHead | SegmentationHead, device: torch.device, dtype: torch.dtype = torch.float32
+    model: ObjectDetectionModel | SegmentationModel, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> None:
     """Fold norms into convolutions, lay weights out for the device, and move there. For good: the model can neither be
     trained nor saved any more.
@@ -36,9 +36,12 @@ def prepare_for_inference(
     model.eval().requires_grad_(False)
     detector = _detector(model)
     detector.model.backbone.fold_norms()
-    exact = [detector.class_labels_classifier, detector.bbox_predictor, detector.model.query_position_embeddings]
-    if detector.model.decoder.conditional:
-        exact.append(detector.model.decoder.ref_point_head)
+    exact = [
+        detector.class_labels_classifier,
+        detector.bbox_predictor,
+        detector.model.query_position_embeddings,
+        *detector.model.decoder.exact_parts(),
+    ]
     kept = {parameter for part in exact for parameter in part.parameters()}
     for values in (*model.parameters(), *model.buffers()):
         if values.is_floating_point() and values not in kept:
@@ -49,7 +52,7 @@ def prepare_for_inference(
     model.register_state_dict_pre_hook(_refuse)
 
 
-def compile_model(model: DetectionHead | SegmentationHead) -> bool:
+def compile_model(model: ObjectDetectionModel | SegmentationModel) -> bool:
     """Compile for prediction with `torch.compile`; the first images then take a minute or two.
 
     The first size has a graph of its own; a few more, whose sizes are variables, serve all others: on the CPU images as
@@ -80,8 +83,8 @@ def compile_model(model: DetectionHead | SegmentationHead) -> bool:
     return True
 
 
-def _detector(model: DetectionHead | SegmentationHead) -> DetectionHead:
-    return model.detector if isinstance(model, SegmentationHead) else model
+def _detector(model: ObjectDetectionModel | SegmentationModel) -> ObjectDetectionModel:
+    return model.detector if isinstance(model, SegmentationModel) else model
 
 
 def check_dtype(device: torch.device, dtype: torch.dtype) -> None:

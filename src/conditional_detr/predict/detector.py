@@ -11,15 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.pretrained import named_dtype
-from ..checkpoints.read import HUB_OPTIONS, has_masks, model_family
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.hub import HUB_OPTIONS
+from ..checkpoints.load import named_dtype
 from ..config import Task
+from ..families import config_class_of
 from ..images.prepare import Preprocessing
 from ..images.read import as_rgb_tensor, image_list, image_size, is_image_file
 from ..images.sizes import size_dict
 from ..models.deploy import check_dtype, compile_model, prepare_for_inference
-from ..models.detector import DETECTORS, DetectionHead
-from ..models.segmenter import SEGMENTERS, SegmentationHead
+from ..models.detector import ObjectDetectionModel
+from ..models.family import family_of
+from ..models.segmenter import SegmentationModel
 from ..results.image_results import ImageResults
 from ..results.named import Detection, PanopticMap, named_detections, named_map
 from ..transformers.auto_processor import IMAGE_PROCESSORS
@@ -40,7 +43,7 @@ class Detector:
     ...     print(detection.label, detection.score, detection.box)
     """
 
-    def __init__(self, model: DetectionHead | SegmentationHead, processor: DetectionImageProcessor) -> None:
+    def __init__(self, model: ObjectDetectionModel | SegmentationModel, processor: DetectionImageProcessor) -> None:
         self.model, self.processor = model.eval(), processor
 
     @property
@@ -110,10 +113,12 @@ class Detector:
         kind = named_dtype(dtype) or torch.float32
         check_dtype(place, kind)
         files = {option: options[option] for option in HUB_OPTIONS if option in options}
-        family = model_family(name, **files)
-        models: dict[str, Any] = SEGMENTERS if has_masks(name, **files) else DETECTORS
-        model = models[family].from_pretrained(name, dtype=torch.float32, **options)
-        processor = IMAGE_PROCESSORS[family].from_pretrained(name, **files)
+        checkpoint = Checkpoint.find(name, **files)
+        model_type = config_class_of(checkpoint).model_type
+        family = family_of(model_type)
+        model_class = family.segmenter if checkpoint.has_masks else family.detector
+        model = model_class.from_pretrained(checkpoint, dtype=torch.float32, **options)
+        processor = IMAGE_PROCESSORS[model_type].from_pretrained(checkpoint, **files)
         if image_size is not None or max_size is not None:
             processor.do_resize, processor.size = True, _other_size(processor.size, image_size, max_size)
         prepare_for_inference(model, place, kind)

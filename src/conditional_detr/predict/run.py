@@ -17,17 +17,15 @@ from torch import Tensor
 from ..classes import ClassReading
 from ..config import Task
 from ..images.prepare import Preprocessing, to_canvas
-from ..models.detector import DetectionHead
+from ..models.detector import ObjectDetectionModel
 from ..models.outputs import SegmentationOutput
-from ..models.segmenter import SegmentationHead
+from ..models.segmenter import SegmentationModel
 from ..precision import at_least_float32
 from ..results.image_results import MOST_DETECTIONS, ImageResults, image_results
 from ..results.segments import MaskPredictions
 from .batches import rounded_up
 from .memory import enough_memory
 
-# Least score of a panoptic segment: the paper's for softmax scores; sigmoid scores trained by focal loss are lower.
-PANOPTIC_THRESHOLD = {"detr": 0.85, "conditional_detr": 0.3}
 # Shapes of batches for which a GPU records a graph each; batches of further shapes are computed without.
 MOST_GRAPHS = 128
 
@@ -43,7 +41,7 @@ class PreparedBatch:
 
 
 def run_batches(
-    model: DetectionHead | SegmentationHead,
+    model: ObjectDetectionModel | SegmentationModel,
     preprocessing: Preprocessing,
     classes: ClassReading,
     batches: Iterable[PreparedBatch],
@@ -62,7 +60,7 @@ def run_batches(
         batches: may be without images.
         threshold: least score of a detection.
         task: "instance" and "panoptic" need a segmentation model; "detection" takes its detector alone.
-        panoptic_threshold: least score of a segment; None is `PANOPTIC_THRESHOLD` of the model's family.
+        panoptic_threshold: least score of a segment; None is the family's, `DetectionConfig.panoptic_threshold`.
         precision: computes under autocast in this type.
 
     Yields:
@@ -74,7 +72,7 @@ def run_batches(
     config = model.config
     is_thing = config.is_thing if task == "panoptic" else None
     if panoptic_threshold is None:
-        panoptic_threshold = PANOPTIC_THRESHOLD[config.model_type]
+        panoptic_threshold = config.panoptic_threshold
     masks_above = None if task == "detection" else threshold
     if task == "panoptic":
         masks_above = min(threshold, panoptic_threshold)
@@ -104,7 +102,7 @@ class Started(NamedTuple):
 
 @torch.inference_mode()
 def start(
-    model: DetectionHead | SegmentationHead,
+    model: ObjectDetectionModel | SegmentationModel,
     preprocessing: Preprocessing,
     images: Sequence[Tensor],
     masks_above: float | None = None,
@@ -128,7 +126,7 @@ def start(
         if masks_above is not None:
             output = model(pixels, pixel_mask, mask_score_threshold=masks_above, mask_limit=MOST_DETECTIONS)
         else:
-            output = (model.detector if isinstance(model, SegmentationHead) else model)(pixels, pixel_mask)
+            output = (model.detector if isinstance(model, SegmentationModel) else model)(pixels, pixel_mask)
     if masks_above is None:
         output = torch.cat((at_least_float32(output.logits), at_least_float32(output.pred_boxes)), dim=-1)
     if device.type != "cuda":
@@ -188,7 +186,7 @@ def _second_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 @contextmanager
-def _bounded_graphs(model: DetectionHead | SegmentationHead, shape: tuple[Any, ...]) -> Iterator[None]:
+def _bounded_graphs(model: ObjectDetectionModel | SegmentationModel, shape: tuple[Any, ...]) -> Iterator[None]:
     """Compute within without recorded graphs where those of `MOST_GRAPHS` other shapes are held already."""
     recorded = model.recorded_shapes
     if recorded is None or shape in recorded:

@@ -16,8 +16,8 @@ from ..config import Task
 from ..images.prepare import Preprocessing
 from ..images.read import warnings_of
 from ..messages import printable
-from ..models.detector import DetectionHead
-from ..models.segmenter import SegmentationHead
+from ..models.detector import ObjectDetectionModel
+from ..models.segmenter import SegmentationModel
 from ..results.image_results import ImageResults
 from ..transformers.image_processor import DetectionImageProcessor
 from ..workers import InSharedMemory, batches_of, leave_signals_to_the_parent
@@ -62,7 +62,7 @@ class PreparedImages(Dataset):
 
 
 def detect(
-    model: DetectionHead | SegmentationHead,
+    model: ObjectDetectionModel | SegmentationModel,
     processor: DetectionImageProcessor,
     sources: Sequence[Source],
     *,
@@ -141,7 +141,7 @@ def _refused(
     sources: Sequence[Source],
     canvases: Sequence[tuple[int, int]],
     own: Sequence[int],
-    model: DetectionHead | SegmentationHead,
+    model: ObjectDetectionModel | SegmentationModel,
 ) -> dict[int, str]:
     """Which of these images memory would not hold, in their order, and why."""
     free = free_memory(model.device)

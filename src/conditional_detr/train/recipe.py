@@ -15,8 +15,9 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from ..config import CONFIG_CLASSES, DetectionConfig, Task
+from ..config import DetectionConfig, Task
 from ..data.augmentation import Augmentation
+from ..families import CONFIG_CLASSES
 from ..options import checked, expectation, instead
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.hub import find_file
-from ..checkpoints.read import model_family
+from ..checkpoints.checkpoint import PREPROCESSOR_FILE, Checkpoint
+from ..checkpoints.hub import HUB_OPTIONS, local_path
+from ..families import config_class_of
 from ..files import read_json
 from ..messages import shown
 from .image_processor import (
@@ -15,7 +16,6 @@ from .image_processor import (
     DetectionImageProcessor,
     DetrImageProcessor,
 )
-from .processor_files import CONFIG_NAME, LOADING_OPTIONS
 
 IMAGE_PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
     "conditional_detr": ConditionalDetrImageProcessor,
@@ -41,24 +41,22 @@ class AutoImageProcessor:
     ) -> DetectionImageProcessor:
         """Read the processor of a checkpoint: a folder, a `.pth` file or a hub name. See
         `DetectionImageProcessor.from_pretrained`."""
-        files = {option: options[option] for option in LOADING_OPTIONS if option in options}
-        family = _family(pretrained_model_name_or_path, files)
-        return IMAGE_PROCESSORS[family].from_pretrained(pretrained_model_name_or_path, **options)
+        path = Path(pretrained_model_name_or_path)
+        if (path.is_dir() and not (path / "config.json").is_file()) or path.suffix == ".json":
+            path = path if path.is_file() else local_path(path, PREPROCESSOR_FILE)
+            return IMAGE_PROCESSORS[_family_of_processor(path)].from_pretrained(path, **options)
+        files = {option: options[option] for option in HUB_OPTIONS if option in options}
+        checkpoint = Checkpoint(str(pretrained_model_name_or_path), **files)
+        family = config_class_of(checkpoint).model_type
+        return IMAGE_PROCESSORS[family].from_pretrained(checkpoint, **options)
 
 
-def _family(name: str | os.PathLike[str], files: dict[str, Any]) -> str:
-    path = Path(name)
-    if (path.is_dir() and not (path / "config.json").is_file()) or path.suffix == ".json":
-        found = path if path.is_file() else find_file(str(name), CONFIG_NAME)
-        assert found is not None, "a required file is found or raises"
-        path = found
-        values = read_json(path)
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} is not an image processor's configuration: a JSON object is needed")
-        kind = values.get("image_processor_type", values.get("feature_extractor_type"))
-        if not isinstance(kind, str) or kind not in _FAMILY_OF:
-            raise ValueError(
-                f"{path} is of image_processor_type {shown(kind)}; this package knows {', '.join(_FAMILY_OF)}"
-            )
-        return _FAMILY_OF[kind]
-    return model_family(str(name), **files)
+def _family_of_processor(path: Path) -> str:
+    """The family that an image processor's own file names."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is not an image processor's configuration: a JSON object is needed")
+    kind = values.get("image_processor_type", values.get("feature_extractor_type"))
+    if not isinstance(kind, str) or kind not in _FAMILY_OF:
+        raise ValueError(f"{path} is of image_processor_type {shown(kind)}; this package knows {', '.join(_FAMILY_OF)}")
+    return _FAMILY_OF[kind]

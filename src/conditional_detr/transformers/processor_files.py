@@ -10,12 +10,11 @@ from typing import Any
 
 from typing_extensions import Self
 
-from ..checkpoints.hub import find_file, upload_folder
+from ..checkpoints.checkpoint import PREPROCESSOR_FILE, Checkpoint
+from ..checkpoints.hub import HUB_OPTIONS, local_path, upload_folder
 from ..files import read_json, write_json
 from .processor_arguments import replaced
 
-CONFIG_NAME = "preprocessor_config.json"
-LOADING_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 _TRANSFORMERS_CHOICES = ("use_fast", "backend", "trust_remote_code", "_from_auto")
 
 
@@ -65,12 +64,15 @@ class ProcessorFiles:
         return cls(**given)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **overrides: Any) -> Self:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | Checkpoint, **overrides: Any
+    ) -> Self:
         """Read the processor of a checkpoint.
 
         Args:
             pretrained_model_name_or_path: a folder that holds `preprocessor_config.json`, that file itself, a repository
-                on the Hugging Face hub, or a `.pth` file, which says nothing about images, so that the defaults are taken.
+                on the Hugging Face hub, or a `.pth` file, which says nothing about images, so that the defaults are taken;
+                or a checkpoint that was found already.
             overrides: arguments of the constructor that replace what the file says; and `revision`, `cache_dir`, `token`,
                 `local_files_only`, `force_download` for the hub.
 
@@ -78,16 +80,20 @@ class ProcessorFiles:
             OSError: no such folder, file or repository, or no network; one line.
             ValueError: the file is not JSON, or holds a value that means nothing; one line that names the file.
         """
-        options = {option: overrides.pop(option) for option in LOADING_OPTIONS if option in overrides}
-        path = Path(pretrained_model_name_or_path)
-        if path.suffix in (".pth", ".pt"):
-            if not path.is_file():
-                raise FileNotFoundError(f"{path}: no such file")
-            return cls.from_dict({}, **overrides)
-        if not path.is_file():
-            found = find_file(str(pretrained_model_name_or_path), CONFIG_NAME, **options)
-            assert found is not None, "a required file is found or raises"
+        options = {option: overrides.pop(option) for option in HUB_OPTIONS if option in overrides}
+        if isinstance(pretrained_model_name_or_path, Checkpoint):
+            found = pretrained_model_name_or_path.preprocessor_path
+            if found is None:
+                return cls.from_dict({}, **overrides)
             path = found
+        else:
+            path = Path(pretrained_model_name_or_path)
+            if path.suffix in (".pth", ".pt"):
+                if not path.is_file():
+                    raise FileNotFoundError(f"{path}: no such file")
+                return cls.from_dict({}, **overrides)
+            if not path.is_file():
+                path = local_path(str(pretrained_model_name_or_path), PREPROCESSOR_FILE, **options)
         values = read_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"{path} is not an image processor's configuration: a JSON object is needed")
@@ -115,10 +121,10 @@ class ProcessorFiles:
         folder = Path(save_directory)
         if folder.is_file():
             raise NotADirectoryError(f"{folder} is a file, not a folder to save an image processor in")
-        self.to_json_file(folder / CONFIG_NAME)
+        self.to_json_file(folder / PREPROCESSOR_FILE)
         if push_to_hub:
             self.push_to_hub(repo_id or folder.resolve().name, token=token)
-        return [str(folder / CONFIG_NAME)]
+        return [str(folder / PREPROCESSOR_FILE)]
 
     def push_to_hub(
         self,
