@@ -188,8 +188,8 @@ def _state(
 
 
 def _take_threads(recipe: Recipe, before: int, device: torch.device) -> list[str]:
-    """Compute with as many threads as before, since another number adds up in another order; not against the user's
-    word, and with no more than there are cores. Returns what to say of it."""
+    """Compute with as many threads as before, since another number adds up in another order; not where the user said
+    another, and with no more than there are cores. Returns what to say of it."""
     if before in (0, torch.get_num_threads()) or device.type != "cpu":
         return []
     if recipe.threads or os.environ.get("OMP_NUM_THREADS") or before > (os.cpu_count() or 1):
