@@ -39,7 +39,7 @@ def read_pickled(path: Path, only_look: bool = False) -> dict[str, Any]:
         ) from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
-    except Exception as error:  # a damaged pickle fails in as many ways as there are bytes
+    except Exception as error:  # damaged pickles raise errors of nearly every type
         reason = shown(str(error).split("\n")[0])[1:-1] or "it ends too early"
         raise ValueError(f"{path} is damaged or not a PyTorch file ({type(error).__name__}: {reason})") from None
 

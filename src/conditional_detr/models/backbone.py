@@ -176,7 +176,7 @@ def _create(config: DetectionConfig) -> tuple[Any, list[str]]:
         with torch.device("meta"):
             probe: Any = timm.create_model(name, features_only=True)
             strides = probe.feature_info.reduction()
-    except Exception as error:  # each of timm's networks fails in its own way
+    except Exception as error:  # timm's networks raise errors of many types
         reason = shown(str(error))[1:-1]
         raise ValueError(f"backbone {config.backbone!r} is not a timm network with features_only: {reason}") from None
     if config.output_stride not in strides:

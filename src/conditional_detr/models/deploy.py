@@ -115,7 +115,7 @@ def _why_no_compiler(device: torch.device) -> str | None:
     try:
         with config.patch(fx_graph_cache=False):
             torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
-    except Exception as error:  # compilers fail in many ways, and none of them is worth more than going on without
+    except Exception as error:  # compilers raise errors of many types, and prediction works without them
         return str(error).strip().splitlines()[0]
     return None
 

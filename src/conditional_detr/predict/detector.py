@@ -26,7 +26,7 @@ from ..models.family import family_of
 from ..models.segmenter import SegmentationModel
 from ..results.image_results import ImageResults
 from ..results.named import Detection, PanopticMap, named_detections, named_map
-from ..transformers.auto_processor import IMAGE_PROCESSORS
+from ..transformers.auto_processor import image_processor_of
 from ..transformers.image_processor import DetectionImageProcessor
 from .batches import batches_of_canvases, canvas_of
 from .memory import check_size
@@ -115,11 +115,11 @@ class Detector:
         check_dtype(place, kind)
         files = {option: options[option] for option in HUB_OPTIONS if option in options}
         checkpoint = Checkpoint.find(name, **files)
-        model_type = config_class_of(checkpoint).model_type
-        family = family_of(model_type)
+        config_class = config_class_of(checkpoint)
+        family = family_of(config_class.model_type)
         model_class = family.segmenter if checkpoint.has_masks else family.detector
         model = model_class.from_pretrained(checkpoint, dtype=torch.float32, **options)
-        processor = IMAGE_PROCESSORS[model_type].from_pretrained(checkpoint, **files)
+        processor = image_processor_of(config_class).from_pretrained(checkpoint)
         if image_size is not None or max_size is not None:
             processor.do_resize, processor.size = True, _other_size(processor.size, image_size, max_size)
         prepare_for_inference(model, place, kind)

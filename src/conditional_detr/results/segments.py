@@ -194,7 +194,7 @@ def instance_masks(
     Raises:
         ValueError: `target_sizes` is not one pair an image.
     """
-    from hotcoco import mask as coco_mask  # only those who have masks wait for it
+    from hotcoco import mask as coco_mask  # imported here, since masks alone need it
 
     logits = _of_drawn_queries(predictions, classes)
     found = detections_with_queries(logits, pred_boxes, classes, target_sizes, threshold, top_k)

@@ -20,7 +20,7 @@ from ..models.segmenter import SegmentationModel
 from .recipe import Recipe
 from .state import SavedState
 
-# Below this, a transformer detector trained from nothing is a disappointment, and people should hear so beforehand.
+# On fewer images, a transformer detector trained from random weights finds little; the run says so at its start.
 SMALL_SET = 10_000
 BIG_MODEL = 10_000_000  # weights; smaller ones are meant for small sets
 
