@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import Self
 
-from .config import DetectionConfig
+from .config import MOST_QUERIES, DetectionConfig, ranged, weight
 from .files import write_json
 from .messages import shown
 
@@ -69,8 +69,8 @@ class ConditionalDetrConfig(FamilyConfig):
     paper: ClassVar[str] = "https://arxiv.org/abs/2108.06152"
     panoptic_threshold: ClassVar[float] = 0.3  # sigmoid scores trained by focal loss are lower than softmax scores
 
-    cls_loss_coefficient: float = 2
-    focal_alpha: float = 0.25
+    cls_loss_coefficient: float = weight(2)
+    focal_alpha: float = ranged(0.25, 0, 1)
 
     @property
     def classes(self) -> ClassReading:
@@ -88,9 +88,9 @@ class DetrConfig(FamilyConfig):
     paper: ClassVar[str] = "https://arxiv.org/abs/2005.12872"
     panoptic_threshold: ClassVar[float] = 0.85  # the paper's
 
-    num_queries: int = 100
-    class_cost: float = 1
-    eos_coefficient: float = 0.1
+    num_queries: int = ranged(100, 1, MOST_QUERIES)
+    class_cost: float = weight(1)
+    eos_coefficient: float = weight(0.1)
 
     @property
     def classes(self) -> ClassReading:

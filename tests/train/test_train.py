@@ -303,6 +303,7 @@ def test_running_out_of_memory_leaves_a_checkpoint_and_advice(scenes, tmp_path):
     """In a process that may have only 400 MB more than it has when training starts."""
     program = """
 import resource, sys
+from pathlib import Path
 from small_recipes import small_recipe
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.train.failures import TrainingError

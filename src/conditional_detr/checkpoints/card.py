@@ -71,7 +71,8 @@ def model_card(
     Raises:
         TypeError: a metric is no number.
     """
-    for metric, value in (metrics or {}).items():
+    given: Mapping[str, object] = metrics or {}
+    for metric, value in given.items():
         if not isinstance(value, Real):
             raise TypeError(f"metric {metric!r} of the model card must be a number, got {type(value).__name__}")
     title = f"{config.family_name} with {config.backbone}{' (DC5)' if config.dilation else ''}{' and masks' if masks else ''}"

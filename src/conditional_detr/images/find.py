@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..messages import printable
-from .read import check_is_file, refuse_url
+from .open_file import check_is_file, refuse_url
 
 # Formats that Pillow knows by name and that hold no picture, or one that other programs must draw.
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}

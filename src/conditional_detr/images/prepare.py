@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .open_file import ImageFile
 from .pixels import IMAGENET_MEAN, IMAGENET_STD, normalize, pad, resize
-from .read import ImageFile, read_resized
+from .read import read_resized
 from .sizes import size_after_resize, size_dict
 
 

@@ -16,8 +16,9 @@ from ..checkpoints.hub import HUB_OPTIONS
 from ..checkpoints.load import named_dtype
 from ..config import Task
 from ..families import config_class_of
+from ..images.open_file import is_image_file
 from ..images.prepare import Preprocessing
-from ..images.read import as_rgb_tensor, image_list, image_size, is_image_file
+from ..images.read import as_rgb_tensor, image_list, image_size
 from ..images.sizes import size_dict
 from ..models.deploy import check_dtype, compile_model, prepare_for_inference
 from ..models.detector import ObjectDetectionModel
@@ -25,7 +26,7 @@ from ..models.family import family_of
 from ..models.segmenter import SegmentationModel
 from ..results.image_results import ImageResults
 from ..results.named import Detection, PanopticMap, named_detections, named_map
-from ..transformers.auto_processor import IMAGE_PROCESSORS
+from ..transformers.auto_processor import image_processor_of
 from ..transformers.image_processor import DetectionImageProcessor
 from .batches import batches_of_canvases, canvas_of
 from .memory import check_size
@@ -114,11 +115,11 @@ class Detector:
         check_dtype(place, kind)
         files = {option: options[option] for option in HUB_OPTIONS if option in options}
         checkpoint = Checkpoint.find(name, **files)
-        model_type = config_class_of(checkpoint).model_type
-        family = family_of(model_type)
+        config_class = config_class_of(checkpoint)
+        family = family_of(config_class.model_type)
         model_class = family.segmenter if checkpoint.has_masks else family.detector
         model = model_class.from_pretrained(checkpoint, dtype=torch.float32, **options)
-        processor = IMAGE_PROCESSORS[model_type].from_pretrained(checkpoint, **files)
+        processor = image_processor_of(config_class).from_pretrained(checkpoint)
         if image_size is not None or max_size is not None:
             processor.do_resize, processor.size = True, _other_size(processor.size, image_size, max_size)
         prepare_for_inference(model, place, kind)

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..config import Task
+from ..images.open_file import warnings_of
 from ..images.prepare import Preprocessing
-from ..images.read import warnings_of
 from ..messages import printable
 from ..models.detector import ObjectDetectionModel
 from ..models.segmenter import SegmentationModel

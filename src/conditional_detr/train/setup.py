@@ -23,7 +23,7 @@ from ..data.transforms import training_transform
 from ..files import write_atomically
 from ..predict.stream import worker_count
 from ..stopping import StopRequest
-from ..transformers.auto_processor import IMAGE_PROCESSORS
+from ..transformers.auto_processor import image_processor_of
 from ..workers import InSharedMemory, leave_signals_to_the_parent
 from .checkpoint_files import put_aside_after
 from .distributed import Processes
@@ -57,7 +57,7 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
     batches.start_step = state.progress.step
     log = RunLog(Path(recipe.output), recipe.epochs * batches.steps_per_epoch, processes.is_first)
     log.best = best_so_far(recipe.task, state.progress)
-    processor = IMAGE_PROCESSORS[state.model.config.model_type](
+    processor = image_processor_of(type(state.model.config))(
         size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
     )
     if recipe.gradient_checkpointing:

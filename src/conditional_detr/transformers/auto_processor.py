@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checkpoints.checkpoint import PREPROCESSOR_FILE, Checkpoint
 from ..checkpoints.hub import HUB_OPTIONS, local_path
+from ..config import DetectionConfig
 from ..families import config_class_of
 from ..files import read_json
 from ..messages import shown
@@ -21,6 +22,7 @@ IMAGE_PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
     "conditional_detr": ConditionalDetrImageProcessor,
     "detr": DetrImageProcessor,
 }
+# What a processor's own file calls itself, with or without a model beside it.
 _FAMILY_OF = {
     f"{prefix}{kind}": family
     for prefix, family in (("ConditionalDetr", "conditional_detr"), ("Detr", "detr"))
@@ -47,8 +49,22 @@ class AutoImageProcessor:
             return IMAGE_PROCESSORS[_family_of_processor(path)].from_pretrained(path, **options)
         files = {option: options[option] for option in HUB_OPTIONS if option in options}
         checkpoint = Checkpoint(str(pretrained_model_name_or_path), **files)
-        family = config_class_of(checkpoint).model_type
-        return IMAGE_PROCESSORS[family].from_pretrained(checkpoint, **options)
+        return image_processor_of(config_class_of(checkpoint)).from_pretrained(checkpoint, **options)
+
+
+def image_processor_of(config_class: type[DetectionConfig]) -> type[DetectionImageProcessor]:
+    """A family's image processor: its own, or of a family without one that of another which reads classes alike.
+
+    Raises:
+        ValueError: none does.
+    """
+    if config_class.model_type in IMAGE_PROCESSORS:
+        return IMAGE_PROCESSORS[config_class.model_type]
+    reading = type(config_class().classes)
+    for processor in IMAGE_PROCESSORS.values():
+        if type(processor.classes) is reading:
+            return processor
+    raise ValueError(f"no image processor reads classes as {config_class.__name__} does")
 
 
 def _family_of_processor(path: Path) -> str:
