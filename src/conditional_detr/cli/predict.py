@@ -67,8 +67,8 @@ def _predict(values: dict[str, Any]) -> None:
     from ..evaluate.pictures import truth_of
     from ..images.find import find_images
     from ..predict.detector import Detector
-    from ..predict.stream import worker_count
     from ..predict.write import predictions
+    from ..workers import worker_count
 
     if values["line_width"] < 0:
         raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")

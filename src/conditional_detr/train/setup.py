@@ -21,10 +21,9 @@ from ..data.samples import TrainingSet, collate
 from ..data.splits import find_split, read_split_files
 from ..data.transforms import training_transform
 from ..files import write_atomically
-from ..predict.stream import worker_count
 from ..stopping import StopRequest
 from ..transformers.auto_processor import image_processor_of
-from ..workers import InSharedMemory, leave_signals_to_the_parent
+from ..workers import InSharedMemory, leave_signals_to_the_parent, worker_count
 from .checkpoint_files import put_aside_after
 from .distributed import Processes
 from .log import RunLog
