@@ -13,13 +13,25 @@ from .check import check_dataset
 from .dataset import DetectionDataset
 from .formats.coco import COCO
 from .formats.coco_panoptic import COCO_PANOPTIC
+from .formats.cvat import CVAT
+from .formats.foreign import looks_like
 from .formats.format import Format, Found
+from .formats.labelme import LABELME
+from .formats.open_images import OPEN_IMAGES
 from .formats.voc import VOC
 from .formats.yolo import YOLO
 from .holdout import part_of
 from .shares import SHARES, shares_of
 
-FORMATS = (COCO_PANOPTIC, YOLO, VOC, COCO)  # asked in this order whose a named file is; COCO takes every one
+FORMATS = (
+    COCO_PANOPTIC,
+    YOLO,
+    VOC,
+    CVAT,
+    LABELME,
+    OPEN_IMAGES,
+    COCO,
+)  # asked in this order whose a named file is; COCO takes every one
 
 
 def find_data(folder: str | Path, task: Task = "detection") -> tuple[Format, Found] | None:
@@ -78,6 +90,8 @@ def _no_split(root: Path, split: str, task: Task) -> FileNotFoundError:
         layout.format(split=split) for form in FORMATS[::-1] if task in form.tasks for layout in form.layouts
     ]
     kind = "panoptic " if task == "panoptic" else ""
+    if (foreign := looks_like(root)) and find_data(root, task) is None:
+        return FileNotFoundError(f"{root} has no {kind}'{split}' split that can be read: {foreign}")
     return FileNotFoundError(
         f"{root} has no {kind}'{split}' split: neither {', '.join(others)} nor {last}; "
         "or name annotation file and image folder themselves (see --help)"

@@ -357,6 +357,8 @@ def _there(place: Path, split: str, files: tuple[Path, Path] | None) -> tuple[Pa
 
 def _split_names(root: Path) -> Iterator[str]:
     for file in sorted(root.glob("annotations/*.json")):
+        if json_kind(file) not in (COCO_JSON, ""):
+            continue
         name = re.fullmatch(r"(instances_)?(.+?)(\d{4})?", file.stem)
         if (
             name

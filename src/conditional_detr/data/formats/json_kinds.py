@@ -12,11 +12,11 @@ COCO_JSON, LABELME_JSON = "COCO", "LabelMe"
 # The first whose patterns are all in it.
 _KINDS = (
     ("VIA", (r'"_via_settings"|"_via_img_metadata"|"region_attributes"|"shape_attributes"',)),
-    ("Label Studio", (r'"(from_name|to_name|completions|rectanglelabels|labels_studio|annotations)"', r"^\s*\[")),
-    ("Datumaro", (r'"dm_format|"label_cat|"dataset_type"|"infos"?', r'"items"|"categories"', r'"label"')),
-    ("Supervisely", (r'"size"', r'"objects"|"tags"', r'"height"')),
     ("createML", (r"^\s*\[", r'"image"', r'"coordinates"')),
-    (LABELME_JSON, (r'"shapes"', r'"imagePath"|"imageData"|"flags"|"points"')),
+    ("Label Studio", (r'"(from_name|to_name|completions|rectanglelabels|labels_studio|annotations)"', r"^\s*\[")),
+    ("Datumaro", (r'"dm_format_version"|"categories"\s*:\s*\{',)),
+    ("Supervisely", (r'"size"\s*:\s*\{', r'"objects"\s*:\s*\[')),
+    (LABELME_JSON, (r'"shapes"\s*:\s*\[\s*[{\]]|"imageData"\s*:',)),
     (COCO_JSON, (r"^\s*\{", r'"(images|categories|annotations)"')),
 )
 
