@@ -46,7 +46,8 @@ class Share:
         for line, words in enumerate(map(str.split, self.list_file.read_text(encoding="utf-8").splitlines()), start=1):
             if not words:
                 continue
-            stem = words[0].removesuffix(".xml").removesuffix(".jpg")
+            names = (" ".join(words), words[0], words[0].removesuffix(".xml"), words[0].removesuffix(".jpg"))
+            stem = next((name for name in names if name in known), words[0])
             if stem not in known:
                 raise FileNotFoundError(
                     f"{self.list_file}:{line}: lists {stem}, and {self.xmls / stem}.xml is not there"
