@@ -22,20 +22,23 @@ dependencies = ["torch", "torchvision", "timm", "scipy", "safetensors", "hugging
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from conditional_detr.checkpoints.names import MASK_PREFIXES, to_memory  # noqa: E402
+from conditional_detr.checkpoints.names import in_module, to_memory  # noqa: E402
 from conditional_detr.classes import SigmoidClasses, SoftmaxClasses  # noqa: E402
 from conditional_detr.images.pixels import pad  # noqa: E402
-from conditional_detr.models.detector import DETECTORS, DetectionHead  # noqa: E402
+from conditional_detr.models.detector import ObjectDetectionModel  # noqa: E402
+from conditional_detr.models.family import family_of  # noqa: E402
 from conditional_detr.models.outputs import SegmentationOutput  # noqa: E402
-from conditional_detr.models.segmenter import SEGMENTERS, SegmentationHead  # noqa: E402
+from conditional_detr.models.segmenter import SegmentationModel  # noqa: E402
 from conditional_detr.results.detections import detections  # noqa: E402
 from conditional_detr.results.panoptic_files import panoptic_png_bytes  # noqa: E402
-from conditional_detr.results.segments import merge_panoptic  # noqa: E402
+from conditional_detr.results.segments import MaskPredictions, merge_panoptic  # noqa: E402
 
 CONDITIONAL_DETR = "https://github.com/DeppMeng/ConditionalDETR/releases/download/v1.0/ConditionalDETR_{}_epoch50.pth"
 DETR = "https://dl.fbaipublicfiles.com/detr/detr-{}.pth"
 COCO_CLASSES = 91  # ids up to 90, and 0
 PANOPTIC_CLASSES = 250  # ids up to 200, of which those above 90 are stuff
+# How each original reads its logits, and how many detections of an image it gives; None: one for each query.
+READINGS = {"conditional_detr": (SigmoidClasses(), 100), "detr": (SoftmaxClasses(), None)}
 
 
 class OriginalInterface(nn.Module):
@@ -45,17 +48,15 @@ class OriginalInterface(nn.Module):
         detector: the model with this package's interface.
     """
 
-    def __init__(self, detector: DetectionHead | SegmentationHead) -> None:
+    def __init__(self, detector: ObjectDetectionModel | SegmentationModel) -> None:
         super().__init__()
         self.detector = detector
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load weights in the original's names, such as `torch.load("checkpoint.pth")["model"]`, or in this module's."""
         if any(name.startswith(("transformer.", "detr.transformer.")) for name in state_dict):
-            family = self.detector.config.model_type
-            named = to_memory(dict(state_dict), family)
-            if isinstance(self.detector, SegmentationHead):
-                named = {n if n.startswith(MASK_PREFIXES) else f"{family}.{n}": t for n, t in named.items()}
+            table = self.detector.weight_names
+            named = in_module(to_memory(dict(state_dict), table), self.detector.part, table)
             return self.detector.load_state_dict(named, strict, assign)
         return super().load_state_dict(state_dict, strict, assign)
 
@@ -111,8 +112,7 @@ class PostProcess(nn.Module):
         Raises:
             ValueError: `target_sizes` is not one pair an image.
         """
-        sigmoid = self.family == "conditional_detr"
-        classes, top_k = (SigmoidClasses(), 100) if sigmoid else (SoftmaxClasses(), None)
+        classes, top_k = READINGS[self.family]
         return detections(outputs["pred_logits"], outputs["pred_boxes"], classes, target_sizes, -1.0, top_k)
 
 
@@ -156,7 +156,7 @@ class PostProcessPanoptic(nn.Module):
                     for s in one["segments_info"]
                 ],
             }
-            for one in merge_panoptic(named, SoftmaxClasses(), sizes, things, self.threshold)
+            for one in merge_panoptic(MaskPredictions.of(named), SoftmaxClasses(), sizes, things, self.threshold)
         ]
 
 
@@ -253,7 +253,9 @@ def _panoptic_entry(
     threshold: float,
     return_postprocessor: bool,
 ) -> Any:
-    model = _model(SEGMENTERS["detr"], backbone, dilation, DETR.format(file), pretrained, num_classes, PANOPTIC_CLASSES)
+    model = _model(
+        family_of("detr").segmenter, backbone, dilation, DETR.format(file), pretrained, num_classes, PANOPTIC_CLASSES
+    )
     is_thing_map = {i: i < COCO_CLASSES for i in range(num_classes)}
     return (model, PostProcessPanoptic(is_thing_map, threshold)) if return_postprocessor else model
 
@@ -268,12 +270,14 @@ def _entry(
     num_classes: int,
     return_postprocessor: bool,
 ) -> Any:
-    model = _model(DETECTORS[family], backbone, dilation, address.format(file), pretrained, num_classes, COCO_CLASSES)
+    model = _model(
+        family_of(family).detector, backbone, dilation, address.format(file), pretrained, num_classes, COCO_CLASSES
+    )
     return (model, PostProcess(family)) if return_postprocessor else model
 
 
 def _model(
-    model_class: type[DetectionHead] | type[SegmentationHead],
+    model_class: type[ObjectDetectionModel] | type[SegmentationModel],
     backbone: str,
     dilation: bool,
     address: str,

@@ -34,7 +34,8 @@ from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.data.formats.coco_panoptic import read_panoptic
 from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.evaluate.coco_metrics import coco_metrics
-from conditional_detr.predict.write import find_images, predict
+from conditional_detr.images.find import find_images
+from conditional_detr.predict.write import predict
 from conditional_detr.train.checkpoint_files import checkpoints, newest_checkpoint
 
 from . import mutants

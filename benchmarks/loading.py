@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         folder, original = Path(name) / "model", Path(name) / "original.pth"
         save(folder, options.quick)
         model = ConditionalDetrForObjectDetection.from_pretrained(folder)
-        torch.save({"model": to_original(model.state_dict(), model.config.model_type)}, original)
+        torch.save({"model": to_original(model.state_dict(), model.weight_names)}, original)
         megabytes = round((folder / "model.safetensors").stat().st_size / 1e6)
         del model
         ours = ConditionalDetrForObjectDetection.from_pretrained

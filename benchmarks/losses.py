@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import ConditionalDetrConfig as TheirConfig
 from transformers.loss.loss_utils import LOSS_MAPPING
 
-from conditional_detr.config import ConditionalDetrConfig
+from conditional_detr.families import ConditionalDetrConfig
 from conditional_detr.losses.criterion import detection_loss
 
 from .measure import Contender, arguments, compare

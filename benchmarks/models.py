@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import conditional_detr
 from conditional_detr.checkpoints.names import to_original
-from conditional_detr.models.detector import DetectionHead
+from conditional_detr.models.detector import ObjectDetectionModel
 
 CLASSES = 91
 # Small enough to be run in a second, for `--quick`.
@@ -85,7 +85,7 @@ class Original:
             sys.path.remove(str(checkout))
         self.model, self.criterion, postprocessors = build(_original_arguments(ours))
         self.post_process = postprocessors["bbox"]
-        self.model.load_state_dict(to_original(ours.state_dict(), ours.config.model_type))
+        self.model.load_state_dict(to_original(ours.state_dict(), ours.weight_names))
 
     def loss(self, outputs: dict[str, Any], labels: list[dict[str, Tensor]]) -> Tensor:
         """The weighted total; labels are ours."""
@@ -94,7 +94,7 @@ class Original:
         return torch.stack([parts[name] * weights[name] for name in parts if name in weights]).sum()
 
 
-def _original_arguments(ours: DetectionHead) -> argparse.Namespace:
+def _original_arguments(ours: ObjectDetectionModel) -> argparse.Namespace:
     """What `main.py` would make of its command line."""
     its = ours.config
     return argparse.Namespace(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from golden_cases import NOT_HERE, golden, golden_weights, shared
 
-from conditional_detr.models.detector import DETECTORS
+from conditional_detr.models.family import family_of
 
 # One thread unless it is said otherwise: the models here are too small for more, and machines are shared.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
@@ -44,7 +44,7 @@ def golden_pth(tmp_path_factory):
 @pytest.fixture(scope="session")
 def golden_model(golden_pth):
     """(family) -> the detector with golden weights in float64, opened from a `.pth` file as a user would."""
-    return lambda family: DETECTORS[family].from_pretrained(golden_pth(family), dtype=torch.float64)
+    return lambda family: family_of(family).detector.from_pretrained(golden_pth(family), dtype=torch.float64)
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from conditional_detr.families import CONFIG_CLASSES
 from conditional_detr.models.deploy import check_dtype
-from conditional_detr.models.detector import DETECTORS
+from conditional_detr.models.family import family_of
 
-FAMILIES = tuple(DETECTORS)
+FAMILIES = tuple(CONFIG_CLASSES)
 
 
 def skip_without(dtype):
@@ -36,11 +37,11 @@ SMALL = dict(
 
 
 def small_config(family="conditional_detr", **values):
-    return DETECTORS[family].config_class(**{**SMALL, "num_labels": 3, **values})
+    return family_of(family).detector.config_class(**{**SMALL, "num_labels": 3, **values})
 
 
 def small_model(family="conditional_detr", **values):
-    return DETECTORS[family](small_config(family, **values))
+    return family_of(family).detector(small_config(family, **values))
 
 
 def randomise(model, seed=0):

@@ -22,6 +22,7 @@ from small_models import SMALL, randomise, small_config, small_model
 from conditional_detr import ConditionalDetrForSegmentation, ConditionalDetrImageProcessor
 from conditional_detr.cli import main
 from conditional_detr.data.scenes import generate_scenes
+from conditional_detr.train.recipe import option_names
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -168,3 +169,21 @@ def test_reasons_stand_before_a_block():
     for file in DOCUMENTS:
         text = file.read_text(encoding="utf-8")
         assert text.count("<!-- not run") == sum(block.reason is not None for block in blocks_of(file)), file
+
+
+# Commands within a line of text or a table, which are not run: `cdetr COMMAND …`, also behind torchrun.
+INLINE = re.compile(r"`(?:cdetr|torchrun [^`]*?-m conditional_detr(?:\.cli)?) ([a-z]\w*)([^`]*)`")
+
+
+def test_commands_within_the_text_have_the_options_that_they_are_shown_with(capsys):
+    known, wrong = {}, []
+    for file in DOCUMENTS:
+        for command, arguments in INLINE.findall(file.read_text(encoding="utf-8")):
+            if command not in known:
+                with pytest.raises(SystemExit):
+                    main([command, "--help"])
+                known[command] = set(re.findall(r"--[a-z_.0-9]+", capsys.readouterr().out))
+                known[command] |= {f"--{name}" for name in option_names()} if command == "train" else set()
+            given = set(re.findall(r"--[a-z_.0-9]+", arguments))
+            wrong += [(file.name, command, option) for option in sorted(given - known[command])]
+    assert wrong == [] and known.keys() >= {"train", "eval", "predict"}

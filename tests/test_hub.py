@@ -138,7 +138,9 @@ def test_it_works_without_installing_the_package(tmp_path):
 def test_the_panoptic_entry_draws_a_map_of_each_image(hub_cache):
     torch.manual_seed(0)
     model = randomise(DetrForSegmentation(DetrConfig(num_labels=250)))
-    torch.save({"model": to_original(model.state_dict(), "detr")}, hub_cache / "detr-r50-panoptic-00ce5173.pth")
+    torch.save(
+        {"model": to_original(model.state_dict(), model.weight_names)}, hub_cache / "detr-r50-panoptic-00ce5173.pth"
+    )
     loaded, postprocessor = load("detr_resnet50_panoptic", pretrained=True, threshold=0.0, return_postprocessor=True)
     loaded.double()
     images = [torch.randn(3, *size, dtype=torch.float64) for size in ((64, 96), (90, 70))]

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "config": ("ConditionalDetrConfig", "DetrConfig"),
+    "families": ("ConditionalDetrConfig", "DetrConfig"),
     "predict.detector": ("Detection", "Detector"),
     "transformers.auto_model": ("AutoModelForImageSegmentation", "AutoModelForObjectDetection"),
-    "models.detector": (
+    "models.conditional_detr": (
         "ConditionalDetrForObjectDetection",
+        "ConditionalDetrForSegmentation",
         "ConditionalDetrModel",
-        "DetrForObjectDetection",
-        "DetrModel",
     ),
-    "models.segmenter": ("ConditionalDetrForSegmentation", "DetrForSegmentation"),
+    "models.detr": ("DetrForObjectDetection", "DetrForSegmentation", "DetrModel"),
     "transformers.auto_processor": ("AutoImageProcessor",),
     "transformers.image_processor": (
         "ConditionalDetrFeatureExtractor",
@@ -33,14 +32,13 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
-    from .config import ConditionalDetrConfig, DetrConfig
-    from .models.detector import (
+    from .families import ConditionalDetrConfig, DetrConfig
+    from .models.conditional_detr import (
         ConditionalDetrForObjectDetection,
+        ConditionalDetrForSegmentation,
         ConditionalDetrModel,
-        DetrForObjectDetection,
-        DetrModel,
     )
-    from .models.segmenter import ConditionalDetrForSegmentation, DetrForSegmentation
+    from .models.detr import DetrForObjectDetection, DetrForSegmentation, DetrModel
     from .predict.detector import Detector
     from .results.named import Detection
     from .transformers.auto_model import AutoModelForImageSegmentation, AutoModelForObjectDetection

@@ -16,7 +16,7 @@ def mask_from_segmentation(segmentation: Any, height: int, width: int) -> Tensor
 
     Arguments and errors are those of `encode_segmentation`.
     """
-    from hotcoco import mask as coco_mask  # only those who have masks wait for it
+    from hotcoco import mask as coco_mask  # imported here, since masks alone need it
 
     return torch.from_numpy(coco_mask.decode(encode_segmentation(segmentation, height, width))).bool().contiguous()
 

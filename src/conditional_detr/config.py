@@ -5,14 +5,18 @@ from __future__ import annotations
 import copy
 import json
 import re
-from dataclasses import MISSING, dataclass, field, fields
+from abc import ABC, abstractmethod
+from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import cache
 from numbers import Integral, Real
-from pathlib import Path
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn, get_type_hints
 
 from typing_extensions import Self
 
 from .messages import is_text, shown
+
+if TYPE_CHECKING:
+    from .classes import ClassReading
 
 Task = Literal["detection", "instance", "panoptic"]
 ACTIVATIONS = ("relu", "gelu", "silu")
@@ -25,23 +29,9 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "activation_function": ACTIVATIONS,
     "position_embedding_type": POSITIONS,
 }
-# The least and the greatest value. No real model comes near the greatest sizes: a larger one is a slip or a damaged file,
-# which would otherwise be built for hours, or until memory ends.
 MOST_CLASSES = 100_000
-RANGES: dict[str, tuple[float, float]] = {
-    "num_channels": (1, 1000),
-    "d_model": (4, 4096),
-    "num_queries": (1, 10_000),
-    "encoder_layers": (0, 100),
-    "decoder_layers": (1, 100),
-    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), (1, 32_768)),
-    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), (1, 1024)),
-    **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), (0, 0.99)),
-    **dict.fromkeys(("class_cost", "bbox_cost", "giou_cost"), (0, 1e6)),
-    **dict.fromkeys((f"{part}_loss_coefficient" for part in ("cls", "bbox", "giou", "mask", "dice")), (0, 1e6)),
-    "focal_alpha": (0, 1),
-    "eos_coefficient": (0, 1e6),
-}
+MOST_QUERIES = 10_000
+MOST_WEIGHT = 1e6  # of a cost or a loss
 # timm's own names of networks; its "hf-hub:…" and "local-dir:…" would let a configuration fetch or open other files.
 BACKBONE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 # Fields for which transformers 5 takes whole numbers only (2, and not 2.0): with others it refuses to open a folder.
@@ -57,9 +47,23 @@ WHOLE_NUMBERS = (
 )
 
 
+def ranged(default: Any, low: float, high: float) -> Any:
+    """A field of a configuration that is a number, with the least and the greatest it can be.
+
+    No real model comes near the greatest sizes here: a larger one is a slip or a damaged file, which would otherwise be
+    built for hours, or until memory ends.
+    """
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def weight(default: float) -> Any:
+    """A field that is the weight of a cost or a loss."""
+    return ranged(default, 0, MOST_WEIGHT)
+
+
 @dataclass(kw_only=True, init=False)
-class DetectionConfig:
-    """What Conditional DETR and DETR have in common. Use `ConditionalDetrConfig` or `DetrConfig`.
+class DetectionConfig(ABC):
+    """What all families have in common. Use one of a family, in `families`.
 
     Field names and defaults are transformers' (5.23). Fields it does not know, which this package adds:
 
@@ -72,11 +76,20 @@ class DetectionConfig:
 
     Unknown fields given to the constructor are kept in `extra` and written back by `to_dict`.
 
+    Attributes:
+        model_type: the family's name in `config.json`.
+        family_name: its name in sentences, such as "DETR".
+        paper: address of the paper.
+        panoptic_threshold: least score of a panoptic segment, 0…1, unless a caller says another.
+
     Raises:
         ValueError: a value that no model can have, named with what is allowed.
     """
 
     model_type: ClassVar[str]
+    family_name: ClassVar[str]
+    paper: ClassVar[str]
+    panoptic_threshold: ClassVar[float]
 
     # backbone
     backbone: str = "resnet50"
@@ -85,30 +98,30 @@ class DetectionConfig:
     backbone_norm: str = "frozen"
     output_stride: int = 32
     dilation: bool = False
-    num_channels: int = 3
+    num_channels: int = ranged(3, 1, 1000)
     # transformer
-    d_model: int = 256
-    num_queries: int = 300
-    encoder_layers: int = 6
-    encoder_ffn_dim: int = 2048
-    encoder_attention_heads: int = 8
-    decoder_layers: int = 6
-    decoder_ffn_dim: int = 2048
-    decoder_attention_heads: int = 8
+    d_model: int = ranged(256, 4, 4096)
+    num_queries: int = ranged(300, 1, MOST_QUERIES)
+    encoder_layers: int = ranged(6, 0, 100)
+    encoder_ffn_dim: int = ranged(2048, 1, 32_768)
+    encoder_attention_heads: int = ranged(8, 1, 1024)
+    decoder_layers: int = ranged(6, 1, 100)
+    decoder_ffn_dim: int = ranged(2048, 1, 32_768)
+    decoder_attention_heads: int = ranged(8, 1, 1024)
     activation_function: str = "relu"
-    dropout: float = 0.1
-    attention_dropout: float = 0.0
-    activation_dropout: float = 0.0
+    dropout: float = ranged(0.1, 0, 0.99)
+    attention_dropout: float = ranged(0.0, 0, 0.99)
+    activation_dropout: float = ranged(0.0, 0, 0.99)
     position_embedding_type: str = "sine"
     auxiliary_loss: bool = False
     # matching and losses
-    class_cost: float = 2
-    bbox_cost: float = 5
-    giou_cost: float = 2
-    bbox_loss_coefficient: float = 5
-    giou_loss_coefficient: float = 2
-    mask_loss_coefficient: float = 1
-    dice_loss_coefficient: float = 1
+    class_cost: float = weight(2)
+    bbox_cost: float = weight(5)
+    giou_cost: float = weight(2)
+    bbox_loss_coefficient: float = weight(5)
+    giou_loss_coefficient: float = weight(2)
+    mask_loss_coefficient: float = weight(1)
+    dice_loss_coefficient: float = weight(1)
     # classes
     id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
     category_ids: list[int] | None = None
@@ -126,10 +139,11 @@ class DetectionConfig:
                 self._refuse("num_labels", num_labels, f"an integer from 1 to {MOST_CLASSES}")
             if not isinstance(id2label, dict) or len(id2label) != num_labels:
                 values["id2label"] = _numbered_labels(num_labels)
+        kinds = _kinds_of_fields(type(self))
         for spec in fields(self):
             default = spec.default if spec.default_factory is MISSING else spec.default_factory()
             value = values.pop(spec.name, default)
-            setattr(self, spec.name, self._checked(spec.name, str(spec.type), default if value is None else value))
+            setattr(self, spec.name, self._checked(spec, kinds[spec.name], default if value is None else value))
         self.extra = values
         self._check()
 
@@ -163,28 +177,27 @@ class DetectionConfig:
             values.pop(derived, None)
         return values
 
-    def _checked(self, name: str, kind: str, value: Any) -> Any:
+    def _checked(self, spec: Field[Any], kind: Any, value: Any) -> Any:
         """A field's value in the type it is kept in, or one line that says what it must be."""
+        name = spec.name
         if name in CHOICES:
             if not any(value == choice and type(value) is type(choice) for choice in CHOICES[name]):
                 self._refuse(name, value, f"one of {', '.join(str(choice) for choice in CHOICES[name])}")
         elif name == "backbone":
             if not isinstance(value, str) or not BACKBONE_NAME.fullmatch(value):
                 self._refuse(name, value, "a timm network's name, such as resnet50")
-        elif kind == "bool":
+        elif kind is bool:
             if not isinstance(value, bool):
                 self._refuse(name, value, "true or false")
-        elif kind in ("int", "float"):
-            low, high = RANGES[name]
-            if not (_is_integer if kind == "int" else _is_number)(value, low, high):
-                self._refuse(
-                    name, value, f"{'an integer' if kind == 'int' else 'a number'} from {low:.7g} to {high:.7g}"
-                )
+        elif kind in (int, float):
+            low, high = spec.metadata["range"]
+            if not (_is_integer if kind is int else _is_number)(value, low, high):
+                self._refuse(name, value, f"{'an integer' if kind is int else 'a number'} from {low:.7g} to {high:.7g}")
             return int(value) if isinstance(value, Integral) else float(value)
-        elif kind == "dict[int, str]":
+        elif kind == dict[int, str]:
             return self._labels(name, value)
         elif value is not None:
-            integers = kind.startswith("list[int]")
+            integers = kind == list[int] | None
             fits = Integral if integers else bool
             if not isinstance(value, list | tuple) or not all(
                 isinstance(v, fits) and not (integers and isinstance(v, bool)) for v in value
@@ -249,6 +262,11 @@ class DetectionConfig:
         )
 
     @property
+    @abstractmethod
+    def classes(self) -> ClassReading:
+        """How the family reads class logits, matches by them, and trains them."""
+
+    @property
     def num_labels(self) -> int:
         """Number of real classes C ("no object" is not one of them)."""
         return len(self.id2label)
@@ -297,16 +315,6 @@ class DetectionConfig:
         """`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
 
-    def to_json_file(self, json_file_path: str | Path) -> None:
-        """Write `to_dict` as JSON.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
-        from .files import write_json
-
-        write_json(Path(json_file_path), self.to_dict())
-
     @classmethod
     def from_dict(cls, values: dict[str, Any], /, **overrides: Any) -> Self:
         """Build from the contents of a `config.json`; `overrides` replace its values. Unknown fields are kept.
@@ -327,53 +335,10 @@ class DetectionConfig:
                     del values[name]
         return cls(**values)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
-        """Read the configuration of a checkpoint.
 
-        Args:
-            pretrained_model_name_or_path: a folder, a `.pth` file, or a name on the Hugging Face hub.
-            options: values that replace the checkpoint's; and `revision`, `cache_dir`, `token`, `local_files_only`.
-
-        Raises:
-            OSError: there is no such checkpoint, or no network.
-            ValueError: it is of another model type, or not JSON.
-        """
-        from .checkpoints.read import config_of  # checkpoints are built on configurations, not the reverse
-
-        return config_of(pretrained_model_name_or_path, cls, **options)
-
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write `config.json`.
-
-        Raises:
-            OSError: the folder cannot be written.
-        """
-        self.to_json_file(Path(save_directory) / "config.json")
-
-
-@dataclass(kw_only=True, init=False)
-class ConditionalDetrConfig(DetectionConfig):
-    """Conditional DETR (arXiv 2108.06152): 300 queries, sigmoid classes, focal loss. Fields: `DetectionConfig`."""
-
-    model_type: ClassVar[str] = "conditional_detr"
-
-    cls_loss_coefficient: float = 2
-    focal_alpha: float = 0.25
-
-
-@dataclass(kw_only=True, init=False)
-class DetrConfig(DetectionConfig):
-    """DETR (arXiv 2005.12872): 100 queries, softmax with "no object". Fields: `DetectionConfig`."""
-
-    model_type: ClassVar[str] = "detr"
-
-    num_queries: int = 100
-    class_cost: float = 1
-    eos_coefficient: float = 0.1
-
-
-CONFIG_CLASSES: dict[str, type[DetectionConfig]] = {c.model_type: c for c in (ConditionalDetrConfig, DetrConfig)}
+@cache
+def _kinds_of_fields(config_class: type[DetectionConfig]) -> dict[str, Any]:
+    return get_type_hints(config_class)
 
 
 def _numbered_labels(count: int) -> dict[int, str]:
@@ -381,9 +346,9 @@ def _numbered_labels(count: int) -> dict[int, str]:
 
 
 def _is_integer(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
+    return not isinstance(value, bool) and isinstance(value, Integral) and low <= int(value) <= high
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:
     """Whether `value` is a number in the range, which NaN is not."""
-    return isinstance(value, Real) and not isinstance(value, bool) and bool(low <= value <= high)  # type: ignore[operator]
+    return not isinstance(value, bool) and isinstance(value, Real) and bool(low <= value <= high)  # type: ignore[operator]

@@ -40,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any], outlast_power_cut
         if outlast_power_cuts:
             _flush_folder(path.parent)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors have their own words for a full disk, which say nothing to a person
+        # torch and safetensors report a full disk in words that do not name it
         reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
         free = shutil.disk_usage(path.parent).free / 2**20
         raise OSError(

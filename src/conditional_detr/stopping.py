@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# torchrun and terminals send the same request more than once; a person needs longer to mean it.
+# torchrun and terminals send one request as several signals within this time; a person's second one comes later.
 SAME_REQUEST_SECONDS = 1.0
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None  # of a signal, as Python takes it
 

@@ -13,7 +13,7 @@ from small_models import FAMILIES, float64_by_default, randomise, small_config, 
 from conditional_detr import AutoModelForObjectDetection
 from conditional_detr.checkpoints.coco_names import COCO_LABELS
 from conditional_detr.checkpoints.names import to_disk, to_memory, to_original
-from conditional_detr.models.detector import DETECTORS
+from conditional_detr.models.family import family_of
 
 THEIRS = {
     "conditional_detr": transformers.ConditionalDetrForObjectDetection,
@@ -47,7 +47,7 @@ def test_transformers_opens_what_is_saved_and_computes_the_same(family, position
     torch.testing.assert_close(a.logits, b.logits, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(a.pred_boxes, b.pred_boxes, rtol=0, atol=TOLERANCE)
     theirs.save_pretrained(tmp_path / "theirs")  # and the other way round
-    back = DETECTORS[family].from_pretrained(tmp_path / "theirs")
+    back = family_of(family).detector.from_pretrained(tmp_path / "theirs")
     torch.testing.assert_close(outputs(back, pixels).logits, a.logits, rtol=0, atol=1e-12)
     assert back.config.id2label == ours.config.id2label
 
@@ -89,13 +89,13 @@ def test_attention_maps_are_transformers(family, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_original_name_has_its_place_and_comes_back(family):
     _, facts = golden(f"{family}_r18")
-    original = golden_weights(facts["parameters"])
-    memory = to_memory(original, family)
-    assert set(memory) == set(DETECTORS[family](_golden_config(family, facts)).state_dict())
-    back = to_original(memory, family)
+    original, table = golden_weights(facts["parameters"]), family_of(family).weight_names
+    memory = to_memory(original, table)
+    assert set(memory) == set(family_of(family).detector(_golden_config(family, facts)).state_dict())
+    back = to_original(memory, table)
     assert set(back) == set(original)
     assert all(torch.equal(back[name], tensor) for name, tensor in original.items())
-    assert all(torch.equal(t, memory[n]) for n, t in to_memory(to_disk(memory, family), family).items())
+    assert all(torch.equal(t, memory[n]) for n, t in to_memory(to_disk(memory, table), table).items())
 
 
 def _golden_config(family, facts):
@@ -115,7 +115,7 @@ def original_file(path, family, **more):
 def test_an_original_file_says_what_its_model_is(family, tmp_path):
     args = argparse.Namespace(nheads=8, dilation=False, dropout=0.1, aux_loss=True, backbone="resnet18")
     for more in ({}, {"args": args, "epoch": 49}):
-        config = DETECTORS[family].from_pretrained(original_file(tmp_path / "a.pth", family, **more)).config
+        config = family_of(family).detector.from_pretrained(original_file(tmp_path / "a.pth", family, **more)).config
         assert (config.backbone, config.num_queries, config.num_labels) == ("resnet18", 20, 7)
         assert (config.encoder_layers, config.decoder_layers, config.decoder_ffn_dim) == (2, 3, 512)
         # the paper's training, not transformers' defaults
@@ -130,7 +130,7 @@ def test_published_files_know_cocos_names_by_id(family, tmp_path):
     rows = 91 if family == "conditional_detr" else 92
     weights["class_embed.weight"], weights["class_embed.bias"] = torch.zeros(rows, 256), torch.zeros(rows)
     torch.save({"model": weights}, tmp_path / "coco.pth")
-    config = DETECTORS[family].from_pretrained(tmp_path / "coco.pth").config
+    config = family_of(family).detector.from_pretrained(tmp_path / "coco.pth").config
     assert (config.num_labels, config.id2label[1], config.id2label[17], config.id2label[90]) == (
         91,
         "person",
@@ -152,7 +152,7 @@ def test_a_file_that_could_run_code_is_refused(tmp_path):
 
     torch.save({"model": {"class_embed.weight": torch.zeros(1)}, "args": Surprise()}, tmp_path / "bad.pth")
     with pytest.raises(ValueError, match="was not opened") as error:
-        DETECTORS["detr"].from_pretrained(tmp_path / "bad.pth")
+        family_of("detr").detector.from_pretrained(tmp_path / "bad.pth")
     assert not (tmp_path / "was_executed").exists() and "\n" not in str(error.value)
 
 
@@ -172,7 +172,7 @@ def with_index(folder, text):
 
 
 def load(folder, **options):
-    return DETECTORS["conditional_detr"].from_pretrained(folder, **options)
+    return family_of("conditional_detr").detector.from_pretrained(folder, **options)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_a_file_beside_its_configuration_loads(name, tmp_path):
     model.save_pretrained(tmp_path)
     if name != "model.safetensors":
         torch.save(model.state_dict(), tmp_path / name)
-    for loader in (DETECTORS["conditional_detr"], AutoModelForObjectDetection):
+    for loader in (family_of("conditional_detr").detector, AutoModelForObjectDetection):
         found = loader.from_pretrained(tmp_path / name).state_dict()
         assert all(torch.equal(tensor, found[n]) for n, tensor in model.state_dict().items())
 

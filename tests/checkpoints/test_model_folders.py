@@ -17,9 +17,9 @@ from conditional_detr import (
     ConditionalDetrConfig,
     ConditionalDetrImageProcessor,
 )
+from conditional_detr.checkpoints.checkpoint import Checkpoint
 from conditional_detr.checkpoints.names import to_original
-from conditional_detr.checkpoints.read import read_weight_files
-from conditional_detr.models.detector import DETECTORS
+from conditional_detr.models.family import family_of
 
 CLASSES = {i: f"class {i}" for i in range(12)}
 
@@ -113,7 +113,7 @@ def test_a_damaged_index_loads_or_is_refused_in_a_line(sharded):
     path = sharded / "model.safetensors.index.json"
     values = json.loads(path.read_text(encoding="utf-8"))
     for content in damaged_texts(values, seed=4, count=200):
-        opens(path, content, read_weight_files)
+        opens(path, content, lambda folder: Checkpoint(folder).weights())
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_index_names_files_beside_it_alone(sharded, shard, tmp_path):
     with pytest.raises(
         ValueError, match=r"index\.json: weight_map names .* for 'model\.decoder\.x'; it must be the name"
     ):
-        read_weight_files(tmp_path)
+        Checkpoint(tmp_path).weights()
 
 
 def test_damaged_weights_load_or_are_refused_in_a_line(folder):
@@ -171,7 +171,9 @@ def test_damaged_weights_load_or_are_refused_in_a_line(folder):
 def test_a_damaged_original_file_loads_or_is_refused_in_a_line(family, tmp_path):
     model = small_model(family, output_stride=32, backbone_norm="frozen")
     # Of the right shapes, and small on disk.
-    whole = {name: torch.zeros(1).expand(t.shape) for name, t in to_original(model.state_dict(), family).items()}
+    whole = {
+        name: torch.zeros(1).expand(t.shape) for name, t in to_original(model.state_dict(), model.weight_names).items()
+    }
     path = tmp_path / "model.pth"
     chance = random.Random(6)
     args = dict(nheads=8, dilation=False, dropout=0.1, aux_loss=True)
@@ -188,7 +190,10 @@ def test_a_damaged_original_file_loads_or_is_refused_in_a_line(family, tmp_path)
     for case in cases:
         torch.save(case, path)
         content = path.read_bytes()
-        refused += opens(path, content, lambda folder: DETECTORS[family].from_pretrained(folder / "model.pth")) is None
+        refused += (
+            opens(path, content, lambda folder: family_of(family).detector.from_pretrained(folder / "model.pth"))
+            is None
+        )
     assert refused == len(cases) - 2  # a key that is no name, and arguments that are none, do no harm
 
 

@@ -14,7 +14,7 @@ from small_models import FAMILIES, randomise, small_config
 
 from conditional_detr import AutoModelForObjectDetection
 from conditional_detr.checkpoints.names import to_original
-from conditional_detr.models.detector import DETECTORS
+from conditional_detr.models.family import family_of
 
 pytestmark = pytest.mark.numeric
 
@@ -50,10 +50,10 @@ def test_weights_survive_every_dialect(family, backbone, positions, widths, tmp_
         family, backbone_norm="frozen", output_stride=32, position_embedding_type=positions,
         **{**BACKBONES[backbone], **WIDTHS[widths]},
     )  # fmt: skip
-    first = randomise(DETECTORS[family](config))
+    first = randomise(family_of(family).detector(config))
     # Nothing in the weights shows dilation: the published files say it in their names.
     path = tmp_path / f"{backbone.lower()}.pth"
-    torch.save({"model": to_original(first.state_dict(), family)}, path)
+    torch.save({"model": to_original(first.state_dict(), first.weight_names)}, path)
     pixels = torch.randn(1, 3, 96, 128, dtype=torch.float64)
     expected = first.double().eval()(pixels)
 

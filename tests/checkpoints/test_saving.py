@@ -20,8 +20,7 @@ from small_models import FAMILIES, randomise, small_config, small_model
 
 import conditional_detr
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
-from conditional_detr.models.detector import DETECTORS
-from conditional_detr.models.segmenter import SEGMENTERS
+from conditional_detr.models.family import family_of
 from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
 
 
@@ -134,12 +133,12 @@ def test_the_family_is_chosen_by_the_model_type(family, golden_pth, tmp_path):
     IMAGE_PROCESSORS[family](size={"shortest_edge": 64}).save_pretrained(tmp_path / "model")
     IMAGE_PROCESSORS[family]().save_pretrained(tmp_path / "processor")
     for name in (tmp_path / "model", golden_pth(family)):
-        assert type(AutoModelForObjectDetection.from_pretrained(name)) is DETECTORS[family]
+        assert type(AutoModelForObjectDetection.from_pretrained(name)) is family_of(family).detector
         assert type(AutoImageProcessor.from_pretrained(name)) is IMAGE_PROCESSORS[family]
     assert AutoImageProcessor.from_pretrained(tmp_path / "model", do_pad=False).size == {"shortest_edge": 64}
     assert type(AutoImageProcessor.from_pretrained(tmp_path / "processor")) is IMAGE_PROCESSORS[family]
     config = small_config(family)
-    assert type(AutoModelForObjectDetection.from_config(config)) is DETECTORS[family]
+    assert type(AutoModelForObjectDetection.from_config(config)) is family_of(family).detector
 
 
 def test_a_model_of_another_kind_is_refused_by_name(tmp_path):
@@ -312,7 +311,7 @@ def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub():
 
 def test_the_card_of_a_segmentation_model_runs_in_the_folder(tmp_path):
     torch.manual_seed(0)
-    model = randomise(SEGMENTERS["detr"](small_config("detr", output_stride=32, encoder_attention_heads=8)))
+    model = randomise(family_of("detr").segmenter(small_config("detr", output_stride=32, encoder_attention_heads=8)))
     with torch.no_grad():
         model.detector.class_labels_classifier.bias[0] = 9.0  # all queries are of the first class
     model.save_pretrained(tmp_path)

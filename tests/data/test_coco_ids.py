@@ -9,7 +9,8 @@ from coco_files import box, write_set
 
 from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.evaluate.coco_metrics import panoptic_metrics
-from conditional_detr.evaluate.evaluation import Predictions, map_file_name, score, write_predictions
+from conditional_detr.evaluate.evaluation import score
+from conditional_detr.evaluate.predictions import DatasetPredictions, map_file_name, write_predictions
 from conditional_detr.results.panoptic_files import panoptic_png_bytes, panoptic_row, write_panoptic_png
 
 KINDS = [0, -3, 2**70, 10**400, "a", "../../escape", "1", 5.0]
@@ -24,7 +25,7 @@ def two_images(folder, number, other=1, category=3):
 
 
 def perfect(data):
-    return Predictions(
+    return DatasetPredictions(
         [
             {"image_id": i, "category_id": data.category_ids[int(c)], "bbox": [2.0, 2.0, 9.0, 9.0], "score": 0.9}
             for i, c in zip(data.image_ids, data.classes, strict=True)

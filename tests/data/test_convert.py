@@ -12,7 +12,8 @@ from conditional_detr.data.convert import convert
 from conditional_detr.data.formats.polygons import outline
 from conditional_detr.data.splits import read_all, read_split
 from conditional_detr.evaluate.coco_metrics import coco_metrics
-from conditional_detr.evaluate.evaluation import Predictions, score
+from conditional_detr.evaluate.evaluation import score
+from conditional_detr.evaluate.predictions import DatasetPredictions
 
 
 def by_name(data):
@@ -87,7 +88,7 @@ def test_perfect_predictions_have_ap_1_in_every_format(tmp_path, scenes, to):
     if to != "voc":
         masks = read_split(convert(scenes, tmp_path / f"{to}_masks", to).folder, "val", "instance")
         results = [{**a, "score": 1.0} for a in masks.to_coco()["annotations"]]
-        metrics = score(Predictions(results), masks)
+        metrics = score(DatasetPredictions(results), masks)
         assert metrics.summary["mask_AP"] == pytest.approx(1) and metrics.summary["AP"] == pytest.approx(1)
 
 

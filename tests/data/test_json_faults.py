@@ -12,7 +12,8 @@ from PIL import Image
 from conditional_detr.data.formats.image_files import exist
 from conditional_detr.data.splits import read_split_files
 from conditional_detr.evaluate.coco_metrics import coco_metrics
-from conditional_detr.evaluate.evaluation import Predictions, score
+from conditional_detr.evaluate.evaluation import score
+from conditional_detr.evaluate.predictions import DatasetPredictions
 from conditional_detr.results.panoptic_files import write_panoptic_png
 
 POLYGON = [[2, 2, 12, 2, 12, 9, 2, 9]]
@@ -51,7 +52,7 @@ def check(file, images, task, skip):
     try:
         data = read_split_files(file, images, task, skip)
         if len(data.boxes):
-            score(Predictions(), data)
+            score(DatasetPredictions(), data)
             data.summary(5)
             data.fingerprint()
     except (ValueError, OSError) as error:
@@ -133,7 +134,7 @@ def test_roboflows_parent_category_is_left_out_and_said(tmp_path, project):
     data = read_split_files(*files, "detection", False)
     assert data.category_names == ["cat", "dog"] and data.category_ids == [3, 9]
     assert f"category 0 '{project}'" in "\n".join(data.summary())
-    assert score(Predictions(), data).per_class.keys() == {"cat", "dog"}
+    assert score(DatasetPredictions(), data).per_class.keys() == {"cat", "dog"}
 
 
 def test_category_0_with_annotations_stays(tmp_path):

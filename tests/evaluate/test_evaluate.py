@@ -1,9 +1,12 @@
 """Evaluation gives COCO's figures, and the same ones however it is run."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -16,7 +19,8 @@ from small_models import randomise, small_model
 from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.data.splits import find_split
 from conditional_detr.evaluate.coco_metrics import NAMES, coco_metrics
-from conditional_detr.evaluate.evaluation import evaluate, predict_dataset
+from conditional_detr.evaluate.evaluation import evaluate
+from conditional_detr.evaluate.predictions import DatasetImages, predict_dataset
 from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor
 
 
@@ -156,3 +160,16 @@ def test_evaluation_leaves_training_as_it_was(detector):
     state = torch.get_rng_state()
     evaluate(*detector, workers=0)
     assert model.training and torch.equal(torch.get_rng_state(), state)
+
+
+def test_loading_processes_that_are_spawned_share_the_list_of_images(detector):
+    """Else each would get a copy: of a large data set, hundreds of megabytes."""
+    dataset = copy.copy(detector[2])
+    names, sizes = dataset.file_names, dataset.sizes
+    dataset.file_names = [f"{i}/{name}" for i in range(500) for name in names]
+    dataset.sizes = np.tile(sizes, (500, 1))
+    images = DatasetImages(dataset)
+    sent = ForkingPickler.dumps(images)
+    assert len(sent) < 5000
+    there = pickle.loads(sent)
+    assert len(there) == len(images) == 5000 and all(there[i] == images[i] for i in (0, 17, 4999))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conditional_detr.images import read
+from conditional_detr.images import read, rgb
 from conditional_detr.images.pixels import resize
 from conditional_detr.images.read import image_size, read_image, read_resized
 from conditional_detr.images.sizes import output_size
@@ -44,6 +44,7 @@ def test_bands_give_what_the_whole_image_gives(mode, tmp_path, monkeypatch):
             assert torch.equal(whole, resize(image, wanted(*image.shape[1:]), resample))
             monkeypatch.setattr(read, "LARGE", 0)
             monkeypatch.setattr(read, "BAND", 3000)
+            monkeypatch.setattr(rgb, "BAND", 3000)
             bands = read_resized(path, wanted, resample)
             # Where torchvision resizes in floats, each of the two directions is rounded.
             assert (bands.int() - whole.int()).abs().max() <= 1

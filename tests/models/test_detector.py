@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_models import FAMILIES, randomise, small_model
 
-from conditional_detr.models.detector import DETECTORS
+from conditional_detr.models.family import family_of
 
 
 @pytest.mark.numeric
@@ -58,7 +58,7 @@ def test_outputs_are_read_by_name_attribute_and_position():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_starts_as_the_papers_start(family):
-    model = DETECTORS[family](small_model(family).config)
+    model = family_of(family).detector(small_model(family).config)
     encoder = model.model.encoder.layers[0]
     bound = (6 / (32 + 3 * 32)) ** 0.5  # Xavier of the packed (3d, d) matrix
     assert 0.9 * bound < encoder.self_attn.q_proj.weight.abs().max() <= bound

@@ -37,8 +37,10 @@ def test_losses_and_gradients_are_the_originals(family, golden_model):
     from conditional_detr.checkpoints.names import to_original
 
     gradients = {n: p.grad if p.grad is not None else torch.zeros_like(p) for n, p in model.named_parameters()}
-    norms = {n: g.norm().item() for n, g in to_original(gradients, family).items()}
+    norms = {n: g.norm().item() for n, g in to_original(gradients, model.weight_names).items()}
     for name, value in facts["gradient_norms"].items():  # some are zero: of keys' biases, of queries over equal values
         assert norms[name] == pytest.approx(value, rel=1e-6, abs=1e-6), name
-    frozen = {n for n, g in to_original(dict(model.named_parameters()), family).items() if not g.requires_grad}
+    frozen = {
+        n for n, g in to_original(dict(model.named_parameters()), model.weight_names).items() if not g.requires_grad
+    }
     assert frozen == {name for name in facts["frozen"] if name in norms}

@@ -12,8 +12,7 @@ import conditional_detr
 from conditional_detr.checkpoints.names import to_original
 from conditional_detr.losses.criterion import count_normalizers, share_normalizers
 from conditional_detr.models import mask_head
-from conditional_detr.models.detector import DETECTORS
-from conditional_detr.models.segmenter import SEGMENTERS
+from conditional_detr.models.family import family_of
 
 pytestmark = pytest.mark.numeric
 
@@ -26,7 +25,7 @@ SIZES = [(97, 131), (150, 160)]
 def small_segmenter(family, **values):
     """In float64, with weights that float32 holds."""
     torch.manual_seed(0)
-    return randomise(SEGMENTERS[family](small_config(family, **values))).double().eval()
+    return randomise(family_of(family).segmenter(small_config(family, **values))).double().eval()
 
 
 def padded_batch():
@@ -90,7 +89,7 @@ def test_files_have_the_names_that_transformers_and_the_original_give_them(famil
 
 def test_arguments_are_those_of_transformers():
     for family, stem in STEMS.items():
-        ours = list(inspect.signature(SEGMENTERS[family].forward).parameters)
+        ours = list(inspect.signature(family_of(family).segmenter.forward).parameters)
         theirs = list(inspect.signature(getattr(transformers, f"{stem}ForSegmentation").forward).parameters)
         assert ours[: len(theirs) - 1] == [name for name in theirs if name != "kwargs"]
 
@@ -115,7 +114,9 @@ def test_losses_are_those_of_transformers_on_an_image_without_padding(tmp_path):
 def test_trap_3_boxes_are_the_detectors(family, tmp_path):
     model = small_segmenter(family)
     model.save_pretrained(tmp_path)
-    detector = DETECTORS[family].from_pretrained(tmp_path, dtype=torch.float64)  # of a segmentation model, the detector
+    detector = family_of(family).detector.from_pretrained(
+        tmp_path, dtype=torch.float64
+    )  # of a segmentation model, the detector
     pixels = torch.randn(2, 3, 97, 131, dtype=torch.float64)
     ours, boxes = model(pixels), detector(pixels)
     assert torch.equal(ours.pred_boxes, boxes.pred_boxes) and torch.equal(ours.logits, boxes.logits)
@@ -226,10 +227,10 @@ def test_a_frozen_detector_trains_the_mask_head_alone():
 def test_the_original_dialect_loads(tmp_path):
     for family in FAMILIES:
         model = small_segmenter(family, **SHARED, d_model=64)
-        original = to_original(model.state_dict(), family)
+        original = to_original(model.state_dict(), model.weight_names)
         assert {"detr.class_embed.weight", "mask_head.lay5.weight", "bbox_attention.q_linear.bias"} <= set(original)
         torch.save({"model": original}, tmp_path / "seg.pth")
-        loaded = SEGMENTERS[family].from_pretrained(
+        loaded = family_of(family).segmenter.from_pretrained(
             tmp_path / "seg.pth", decoder_attention_heads=8, dtype=torch.float64
         )
         pixels = torch.randn(1, 3, 64, 64, dtype=torch.float64)
@@ -237,7 +238,7 @@ def test_the_original_dialect_loads(tmp_path):
 
 
 def test_a_detector_opened_for_segmentation_gets_a_new_mask_head_and_says_so(tmp_path, caplog):
-    DETECTORS["detr"](small_config("detr")).save_pretrained(tmp_path)
+    family_of("detr").detector(small_config("detr")).save_pretrained(tmp_path)
     model = conditional_detr.AutoModelForImageSegmentation.from_pretrained(tmp_path)
     assert "is a detector: its mask head is new" in caplog.text
     assert all(p.isfinite().all() for p in model.parameters()) and model.mask_head.conv1.conv.weight.std() > 0
@@ -252,4 +253,4 @@ def test_masks_of_another_size_are_named():
 
 def test_a_backbone_without_stages_is_refused():
     with pytest.raises(ValueError, match="masks need the stages of a ResNet"):
-        SEGMENTERS["detr"](small_config("detr", backbone="efficientnet_b0", output_stride=32))
+        family_of("detr").segmenter(small_config("detr", backbone="efficientnet_b0", output_stride=32))

@@ -14,7 +14,9 @@ from small_models import randomise, small_model
 
 from conditional_detr import ConditionalDetrImageProcessor, Detector
 from conditional_detr.cli import main
-from conditional_detr.predict.write import _stems, find_images, predict, predictions
+from conditional_detr.images.find import find_images
+from conditional_detr.predict.image_files import file_stems
+from conditional_detr.predict.write import predict, predictions
 
 
 def jpeg(path, size=(80, 60), **options):
@@ -153,12 +155,12 @@ def test_a_name_as_long_as_names_can_be_is_cut_for_the_picture(detector, folder,
 
 
 def test_pictures_of_twenty_thousand_images_of_one_name_have_a_name_each(folder):
-    names = _stems([folder / str(i) / "image.jpg" for i in range(20_000)])  # minutes, were it quadratic
+    names = file_stems([folder / str(i) / "image.jpg" for i in range(20_000)])  # minutes, were it quadratic
     assert len(set(names)) == 20_000 and names[:3] == ["image", "image-2", "image-3"]
 
 
 def test_pictures_have_names_that_every_file_system_tells_apart(folder):
-    names = _stems([folder / name for name in ("a.jpg", "A.png", "a-2.jpg", "b-panoptic.jpg", "b.jpg")])
+    names = file_stems([folder / name for name in ("a.jpg", "A.png", "a-2.jpg", "b-panoptic.jpg", "b.jpg")])
     written = [f"{name}{end}".casefold() for name in names for end in (".jpg", "-panoptic.jpg")]
     assert len(set(written)) == len(written)
 

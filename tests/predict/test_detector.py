@@ -7,7 +7,7 @@ from same_detections import assert_same_detections
 from small_models import FAMILIES, randomise, skip_without, small_model
 
 from conditional_detr import Detector
-from conditional_detr.models.detector import DETECTORS
+from conditional_detr.models.family import family_of
 from conditional_detr.predict.memory import enough_memory
 from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
 
@@ -42,7 +42,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_detector_detects_what_the_plain_model_detects(family, folder, pictures):
     path = folder(family)
-    exact = DETECTORS[family].from_pretrained(path, dtype=torch.float64)
+    exact = family_of(family).detector.from_pretrained(path, dtype=torch.float64)
     plain = Detector(exact, IMAGE_PROCESSORS[family].from_pretrained(path))
     fast = Detector.from_pretrained(path, device="cpu")
     assert_same(fast.detect(pictures, 0.0), plain.detect(pictures, 0.0))

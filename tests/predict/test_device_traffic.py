@@ -10,10 +10,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conditional_detr.models.deploy import prepare_for_inference
-from conditional_detr.models.detector import DETECTORS
-from conditional_detr.predict import stream
+from conditional_detr.models.family import family_of
+from conditional_detr.predict import run
 from conditional_detr.predict.batches import batches_of_canvases
-from conditional_detr.predict.stream import Wanted, detect_batch, start
+from conditional_detr.predict.run import PreparedBatch, run_batches, start
 from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
 
 
@@ -73,11 +73,12 @@ def small_processor(family):
 @pytest.mark.parametrize("sizes", [[(64, 64)] * 3, [(64, 64), (64, 80), (70, 64)]], ids=["one size", "padded"])
 def test_a_batch_sends_its_pixels_and_nothing_else(family, sizes):
     with torch.device("meta"):
-        model = DETECTORS[family](small_config(family)).eval()
+        model = family_of(family).detector(small_config(family)).eval()
     images = [torch.zeros(3, *size, dtype=torch.uint8) for size in sizes]
-    start(model, small_processor(family), images, Wanted(0.5))  # constants are made once
+    preprocessing = small_processor(family).preprocessing
+    start(model, preprocessing, images)  # constants are made once
     with CopiesToDevice() as traffic:
-        start(model, small_processor(family), images, Wanted(0.5))
+        start(model, preprocessing, images)
     assert traffic.counts == {"copies": len(images)}
 
 
@@ -126,7 +127,7 @@ def test_batches_for_recorded_graphs_are_of_few_sizes():
 
 def test_of_many_shapes_few_are_recorded_and_all_give_the_same(monkeypatch):
     torch._dynamo.reset()
-    monkeypatch.setattr(stream, "MOST_GRAPHS", 3)
+    monkeypatch.setattr(run, "MOST_GRAPHS", 3)
     plain = randomise(small_model(output_stride=32)).eval()
     model = deepcopy(plain)
     prepare_for_inference(model, torch.device("cpu"))
@@ -145,8 +146,11 @@ def test_of_many_shapes_few_are_recorded_and_all_give_the_same(monkeypatch):
     try:
         for width in (64, 96, 128, 160, 192, 64):
             image = torch.randint(256, (3, 64, width), dtype=torch.uint8)
-            found, expected = (detect_batch(m, processor, [image], [(64, width)], 0.0)[0] for m in (model, plain))
-            torch.testing.assert_close(found["scores"], expected["scores"], rtol=0, atol=1e-4)
+            batch = PreparedBatch([image], [(64, width)], [0])
+            found, expected = (
+                next(run_batches(m, processor.preprocessing, [batch], threshold=0.0))[1][0] for m in (model, plain)
+            )
+            torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
     finally:
         torch._dynamo.reset()
     assert len(ran) == 4 and len(model.recorded_shapes) == 3

@@ -11,7 +11,8 @@ from conditional_detr import ConditionalDetrImageProcessor
 from conditional_detr.images.read import read_image
 from conditional_detr.models.deploy import GPU_CANVAS_STEP, prepare_for_inference
 from conditional_detr.predict.batches import batches_of_canvases, canvas_of
-from conditional_detr.predict.stream import Source, detect, detect_batch, prepare
+from conditional_detr.predict.run import PreparedBatch, run_batches
+from conditional_detr.predict.stream import Source, detect
 
 
 def photograph_sizes(count=50):
@@ -29,7 +30,7 @@ def photograph_sizes(count=50):
 
 def test_batches_of_photographs_hold_no_padding():
     processor = ConditionalDetrImageProcessor()
-    canvases = np.array([canvas_of(size, processor) for size in photograph_sizes(500)])
+    canvases = np.array([canvas_of(size, processor.preprocessing) for size in photograph_sizes(500)])
     batches = batches_of_canvases(canvases.tolist(), 8, torch.device("cuda"))
     assert all(len(np.unique(canvases[batch], axis=0)) == 1 for batch in batches)
     assert sorted(i for batch in batches for i in batch) == list(range(500))
@@ -45,14 +46,14 @@ def test_a_cpu_takes_large_images_alone_and_small_ones_together():
 def test_canvases_for_recorded_graphs_are_few_and_hold_little_padding():
     processor = ConditionalDetrImageProcessor()
     every = {
-        canvas_of((h, w), processor, GPU_CANVAS_STEP)
+        canvas_of((h, w), processor.preprocessing, GPU_CANVAS_STEP)
         for a in range(50, 1400, 3)
         for h, w in ((a, 1400), (1400, a), (1400, 1400))
     }
     assert len(every) <= 41
     sizes = photograph_sizes(500)
-    real = sum(h * w for h, w in (canvas_of(size, processor) for size in sizes))
-    computed = sum(h * w for h, w in (canvas_of(size, processor, GPU_CANVAS_STEP) for size in sizes))
+    real = sum(h * w for h, w in (canvas_of(size, processor.preprocessing) for size in sizes))
+    computed = sum(h * w for h, w in (canvas_of(size, processor.preprocessing, GPU_CANVAS_STEP) for size in sizes))
     assert 1 < computed / real < 1.09
 
 
@@ -71,7 +72,7 @@ def test_a_stream_of_photographs_is_few_graphs_without_breaks():
     model.compile(backend=backend, fullgraph=True)
     with torch.inference_mode():
         for size in photograph_sizes(50):
-            model(torch.zeros(1, 3, *canvas_of(size, processor)))
+            model(torch.zeros(1, 3, *canvas_of(size, processor.preprocessing)))
         assert len(graphs) <= 2
         for count in (2, 3, 4):
             model(torch.zeros(count, 3, 224, 298))
@@ -96,10 +97,11 @@ def test_the_pipeline_gives_each_image_once_as_alone(sources, workers):
     found = dict(detect(model, processor, sources, threshold=0.0, batch_size=2, workers=workers, progress=done.append))
     assert sorted(found) == list(range(5)) and sum(done) == 5
     for index, source in enumerate(sources):
-        image = prepare(read_image(source.path), processor)
-        (alone,) = detect_batch(model, processor, [image], [source.size], 0.0)
-        assert found[index].keys() == alone.keys() and found[index]["scores"].dtype == torch.float64
-        assert_same_detections(found[index], alone, score=1e-9, box=1e-7)
+        image = processor.preprocessing.resize(read_image(source.path))
+        batch = PreparedBatch([image], [source.size], [index])
+        ((_, (alone,)),) = run_batches(model, processor.preprocessing, [batch], threshold=0.0)
+        assert found[index].scores.dtype == torch.float64
+        assert_same_detections(vars(found[index]), vars(alone), score=1e-9, box=1e-7)
 
 
 def test_a_damaged_image_is_reported_beside_the_others(sources):

@@ -10,8 +10,9 @@ from small_models import randomise, small_model
 
 from conditional_detr import ConditionalDetrImageProcessor, Detector
 from conditional_detr.cli import main
+from conditional_detr.images.find import find_images
 from conditional_detr.predict.draw import draw_detections
-from conditional_detr.predict.write import find_images, predict
+from conditional_detr.predict.write import predict
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from transformers.models.detr.image_processing_detr import compute_segments
 from conditional_detr import ConditionalDetrForSegmentation
 from conditional_detr.classes import SigmoidClasses, SoftmaxClasses
 from conditional_detr.results import segments
-from conditional_detr.results.segments import instance_masks, map_runs, merge_panoptic
+from conditional_detr.results.segments import MaskPredictions, instance_masks, map_runs, merge_panoptic
 from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 
 pytestmark = pytest.mark.numeric
@@ -157,6 +157,10 @@ def test_run_lengths_are_those_of_transformers() -> None:
     assert map_runs(torch.tensor([[2, 2, 0], [0, 7, 2]])) == [[3, 2], [1, 2, 6, 1], [5, 1]]
 
 
+def masks_of(outputs: Any, *arguments: Any, **options: Any) -> list[dict[str, Any]]:
+    return instance_masks(MaskPredictions.of(outputs), outputs.pred_boxes, *arguments, **options)
+
+
 def all_results(processor: Any, outputs: Any, sizes: list[tuple[int, int]]) -> list[list[Any]]:
     """Everything that is made of masks, an image at a time, as plain values."""
     classes = processor.classes
@@ -165,8 +169,8 @@ def all_results(processor: Any, outputs: Any, sizes: list[tuple[int, int]]) -> l
         processor.post_process_instance_segmentation(outputs, target_sizes=sizes),
         processor.post_process_panoptic_segmentation(outputs, label_ids_to_fuse={0, 1}, target_sizes=sizes),
         [{"map": class_map} for class_map in processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)],
-        instance_masks(outputs, classes, sizes, threshold=0.5),
-        merge_panoptic(outputs, classes, sizes, things, threshold=0.5),
+        masks_of(outputs, classes, sizes, threshold=0.5),
+        merge_panoptic(MaskPredictions.of(outputs), classes, sizes, things, threshold=0.5),
     ]
     plain = [
         [{k: v.tolist() if isinstance(v, Tensor) else v for k, v in one.items()} for one in kind] for kind in kinds
@@ -229,7 +233,7 @@ def test_each_detection_has_its_querys_mask(processor, mask_threshold, monkeypat
     outputs = random_outputs(4, is_sigmoid(processor))
     sizes = [(48, 64), (30, 20), (7, 90)]
     options = {"threshold": 0.3, "target_sizes": sizes, "top_k": 30}
-    results = instance_masks(outputs, processor.classes, mask_threshold=mask_threshold, **options)
+    results = masks_of(outputs, processor.classes, mask_threshold=mask_threshold, **options)
     expected = processor.post_process_object_detection(outputs, **options)
     found = []
     for image, (result, wanted) in enumerate(zip(results, expected, strict=True)):
@@ -254,15 +258,15 @@ def test_each_detection_has_its_querys_mask(processor, mask_threshold, monkeypat
 @pytest.mark.parametrize("sigmoid", [True, False])
 def test_what_has_no_mask_is_not_detected(sigmoid: bool) -> None:
     outputs, classes = random_outputs(0, sigmoid), SigmoidClasses() if sigmoid else SoftmaxClasses()
-    whole = instance_masks(outputs, classes, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
+    whole = masks_of(outputs, classes, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
     kept = SimpleNamespace(
         **{**vars(outputs), "logits": outputs.logits[:, :3], "pred_boxes": outputs.pred_boxes[:, :3]}
     )
     kept.pred_masks = outputs.pred_masks[:, :3]
-    expected = instance_masks(kept, classes, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
+    expected = masks_of(kept, classes, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
     outputs.mask_query_indices = torch.arange(3).expand(3, 3)
     outputs.pred_masks = outputs.pred_masks[:, :3]
-    found = instance_masks(outputs, classes, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
+    found = masks_of(outputs, classes, [(48, 64)] * 3, threshold=0.3, top_k=10_000)
     for some, same in zip(found, expected, strict=True):
         assert some["masks"] == same["masks"] and torch.equal(some["scores"], same["scores"])
     assert 0 < len(found[0]["scores"]) < len(whole[0]["scores"])
@@ -274,7 +278,7 @@ def test_tied_scores_of_bfloat16_do_no_harm() -> None:
     model = ConditionalDetrForSegmentation(small_config(num_queries=300, num_labels=8)).eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         outputs = model(torch.randn(1, 3, 64, 64), mask_score_threshold=0.0, mask_limit=100)
-    (found,) = instance_masks(outputs, SigmoidClasses(), [(64, 64)], threshold=0.0)
+    (found,) = masks_of(outputs, SigmoidClasses(), [(64, 64)], threshold=0.0)
     assert len(found["masks"]) == len(found["scores"]) == 100
 
 
@@ -302,7 +306,7 @@ def test_panoptic_merging_by_hand() -> None:
         labels=[2, 0, 1, 3, 2, 0],
         scores=[0.9, 0.95, 0.99, 0.8, 0.97, 0.9],
     )
-    (result,) = merge_panoptic(outputs, SigmoidClasses(), [(4, 8)], THINGS)
+    (result,) = merge_panoptic(MaskPredictions.of(outputs), SigmoidClasses(), [(4, 8)], THINGS)
     assert result["segmentation"].dtype == torch.int32
     assert result["segmentation"].tolist() == [[1] * 8] * 2 + [[2] * 4 + [1] * 4] * 2
     assert [item.pop("score") for item in result["segments_info"]] == pytest.approx([0.97, 0.95])
@@ -310,28 +314,30 @@ def test_panoptic_merging_by_hand() -> None:
         {"id": 1, "label_id": 2, "isthing": False, "area": 24},
         {"id": 2, "label_id": 0, "isthing": True, "area": 8},
     ]
-    (result,) = merge_panoptic(outputs, SigmoidClasses(), [(4, 8)], THINGS, min_pixels=2)
+    (result,) = merge_panoptic(MaskPredictions.of(outputs), SigmoidClasses(), [(4, 8)], THINGS, min_pixels=2)
     assert [item["area"] for item in result["segments_info"]] == [18, 8, 3, 3]
     assert result["segmentation"][2:].tolist() == [[2, 2, 2, 2, 4, 4, 4, 1], [2, 2, 2, 2, 1, 3, 3, 3]]
 
 
 def test_panoptic_merging_counts_pixels_of_the_target() -> None:
     outputs = panoptic_case(["90 00", "09 99"], labels=[0, 1], scores=[0.9, 0.9])
-    (small,) = merge_panoptic(outputs, SigmoidClasses(), [(2, 2)], THINGS)
+    (small,) = merge_panoptic(MaskPredictions.of(outputs), SigmoidClasses(), [(2, 2)], THINGS)
     assert small["segments_info"] == [] and not small["segmentation"].any()  # neither has more than 4
-    (large,) = merge_panoptic(outputs, SigmoidClasses(), [(8, 8)], THINGS)
+    (large,) = merge_panoptic(MaskPredictions.of(outputs), SigmoidClasses(), [(8, 8)], THINGS)
     ids = large["segmentation"]
     assert [item["area"] for item in large["segments_info"]] == [(ids == 1).sum(), (ids == 2).sum()]
     assert ids[0, 0] == 1 and ids[7, 7] == 2 and 4 < (ids == 1).sum() <= 16
     (equal,) = merge_panoptic(
-        panoptic_case(["55 55", "55 55"], [0, 1], [0.9, 0.99]), SigmoidClasses(), [(4, 4)], THINGS
+        MaskPredictions.of(panoptic_case(["55 55", "55 55"], [0, 1], [0.9, 0.99])), SigmoidClasses(), [(4, 4)], THINGS
     )
     assert [(item["label_id"], item["area"]) for item in equal["segments_info"]] == [(0, 16)]  # the first of equals
 
 
 def test_panoptic_merging_reads_detrs_last_class_as_no_object() -> None:
     outputs = random_outputs(5)
-    results = merge_panoptic(outputs, SoftmaxClasses(), [(48, 64)] * 3, [True] * 3 + [False] * 3, threshold=0.6)
+    results = merge_panoptic(
+        MaskPredictions.of(outputs), SoftmaxClasses(), [(48, 64)] * 3, [True] * 3 + [False] * 3, threshold=0.6
+    )
     scores, labels = outputs.logits.softmax(-1).max(-1)
     for image, result in enumerate(results[:2]):
         kept = ((scores[image] > 0.6) & (labels[image] < CLASSES)).nonzero()[:, 0]
@@ -363,4 +369,4 @@ def test_what_does_not_fit_is_named(processor) -> None:
         with pytest.raises(ValueError, match="5 masks for 20 queries need mask_query_indices"):
             method(SimpleNamespace(logits=outputs.logits, pred_masks=outputs.pred_masks[:, :5]))
     with pytest.raises(ValueError, match="is_thing must have one value for each of the model's 6 classes, got 2"):
-        merge_panoptic(outputs, SoftmaxClasses(), [(4, 4)] * 3, [True, False])
+        merge_panoptic(MaskPredictions.of(outputs), SoftmaxClasses(), [(4, 4)] * 3, [True, False])

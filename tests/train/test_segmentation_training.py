@@ -26,9 +26,10 @@ from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.data.formats.coco_panoptic import read_panoptic
 from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.evaluate.coco_metrics import panoptic_metrics
-from conditional_detr.evaluate.evaluation import Predictions, predict_dataset, score
+from conditional_detr.evaluate.evaluation import score
+from conditional_detr.evaluate.predictions import DatasetPredictions, predict_dataset
+from conditional_detr.images.find import find_images
 from conditional_detr.images.read import read_image
-from conditional_detr.predict.write import find_images
 from conditional_detr.results.panoptic_files import panoptic_row, write_panoptic_png
 from conditional_detr.train.loop import train
 
@@ -234,7 +235,7 @@ def test_perfect_predictions_score_one(four_scenes):
         for a in truth["annotations"]
     ]  # fmt: skip
     maps = [(row, (data.masks.folder / row["file_name"]).read_bytes()) for row in data.to_panoptic()["annotations"]]
-    figures = score(Predictions(results, maps), data)
+    figures = score(DatasetPredictions(results, maps), data)
     assert figures.summary["PQ"] == figures.summary["mask_AP"] == figures.summary["AP"] == pytest.approx(1.0)
     assert figures.headline == figures.summary["PQ"]
 

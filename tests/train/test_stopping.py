@@ -19,7 +19,7 @@ from small_recipes import small_recipe
 from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.files import read_json
 from conditional_detr.stopping import Interrupted, StopRequest
-from conditional_detr.train import setup
+from conditional_detr.train import loop, setup
 from conditional_detr.train.checkpoint_files import checkpoints, newest_checkpoint
 from conditional_detr.train.failures import LossNotFinite, NoUsableCheckpoint, RecipeChanged, RunExists, TrainingError
 from conditional_detr.train.loop import train
@@ -254,26 +254,32 @@ def test_the_model_that_was_started_from_decides_what_is_resumed(scenes, tmp_pat
     assert config["dilation"] is True and config["num_queries"] == 7
 
 
-def test_running_out_of_memory_after_the_forward_pass_leaves_the_state_from_before_the_step(
-    scenes, tmp_path, monkeypatch
-):
-    """Batch norm has seen the batch by then."""
-    values = dict(epochs=1, checkpoint_steps=1, keep_checkpoints=9)
-    train(small_recipe(scenes, tmp_path / "whole", **values))
-    step, calls = torch.optim.AdamW.step, []
+@pytest.mark.parametrize(
+    ("place", "function"), [(torch.optim.AdamW, "step"), (loop, "count_normalizers")], ids=["last", "first"]
+)
+def test_running_out_of_memory_leaves_the_state_from_before_the_step(scenes, tmp_path, monkeypatch, place, function):
+    """At its end, where batch norm has seen the batch, as at its beginning. What was counted in it is not counted twice."""
+    data = shutil.copytree(scenes, tmp_path / "data")
+    for image in sorted((data / "images/train").iterdir())[::2]:
+        image.write_bytes(image.read_bytes()[:100])
+    values = dict(epochs=1, checkpoint_steps=1, keep_checkpoints=9, skip_bad_images=True)
+    train(small_recipe(data, tmp_path / "whole", **values))
+    works, calls = getattr(place, function), []
 
-    def fail_at_third(self, *arguments, **keywords):
+    def fail_at_third(*arguments, **keywords):
         calls.append(1)
         if len(calls) == 3:
             raise torch.OutOfMemoryError("out of memory")
-        return step(self, *arguments, **keywords)
+        return works(*arguments, **keywords)
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", fail_at_third)
+        patch.setattr(place, function, fail_at_third)
         with pytest.raises(TrainingError, match="out of memory at step 3.*step-00000002"):
-            train(small_recipe(scenes, tmp_path / "run", **values))
-    train(small_recipe(scenes, tmp_path / "run", **values, resume="auto"))
+            train(small_recipe(data, tmp_path / "run", **values))
+    train(small_recipe(data, tmp_path / "run", **values, resume="auto"))
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+    a, b = (newest_checkpoint(tmp_path / run / "checkpoints")[1]["progress"] for run in ("whole", "run"))
+    assert a == b and a["bad_images"] == 12
 
 
 def test_pace_is_of_the_steps_that_were_made():

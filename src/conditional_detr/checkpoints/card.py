@@ -9,10 +9,6 @@ from pathlib import Path
 from ..config import DetectionConfig
 from ..files import write_atomically
 
-FAMILY_NAMES = {
-    "conditional_detr": ("Conditional DETR", "https://arxiv.org/abs/2108.06152"),
-    "detr": ("DETR", "https://arxiv.org/abs/2005.12872"),
-}
 # Shows a card that was written here, so that one a user wrote is left alone.
 MARK = "<!-- Written by conditional-detr when the model was saved; remove this line to keep your own text. -->"
 
@@ -75,18 +71,19 @@ def model_card(
     Raises:
         TypeError: a metric is no number.
     """
-    for metric, value in (metrics or {}).items():
+    given: Mapping[str, object] = metrics or {}
+    for metric, value in given.items():
         if not isinstance(value, Real):
             raise TypeError(f"metric {metric!r} of the model card must be a number, got {type(value).__name__}")
-    family, paper = FAMILY_NAMES[config.model_type]
-    title = f"{family} with {config.backbone}{' (DC5)' if config.dilation else ''}{' and masks' if masks else ''}"
+    title = f"{config.family_name} with {config.backbone}{' (DC5)' if config.dilation else ''}{' and masks' if masks else ''}"
     others = "; the same lines work with `from transformers import …`" if transformers_reads_it else ""
     snippet = USE_MASKS if masks else USE
     parts = [
         _front_matter(config, title, masks, dataset, metrics, transformers_reads_it),
         MARK,
         f"# {title}",
-        f"{'A segmentation model' if masks else 'An object detector'}, [{family}]({paper}), with {config.num_queries} queries and {config.num_labels} "
+        f"{'A segmentation model' if masks else 'An object detector'}, [{config.family_name}]({config.paper}), with "
+        f"{config.num_queries} queries and {config.num_labels} "
         f"class{'' if config.num_labels == 1 else 'es'}.",
         f"## Use\n\n`pip install conditional-detr`{others}.\n\n{snippet.format(package='conditional_detr', name=name)}",
         f"## Classes\n\n{', '.join(' '.join(label.split()) for label in config.id2label.values())}",

@@ -8,17 +8,27 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, overload
 
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".json", ".yaml", ".yml")
 
 
-def find_file(name: str | Path, file_name: str, *, required: bool = True, **options: Any) -> Path | None:
-    """Path of one file of a checkpoint; None where it is absent and not required.
+@overload
+def local_path(name: str | Path, file_name: str, *, required: Literal[True] = True, **options: Any) -> Path: ...
+
+
+@overload
+def local_path(name: str | Path, file_name: str, *, required: bool, **options: Any) -> Path | None: ...
+
+
+def local_path(name: str | Path, file_name: str, *, required: bool = True, **options: Any) -> Path | None:
+    """Where one file of a checkpoint is on this machine, fetched from the hub if need be; None where it is absent and not
+    required.
 
     Args:
         name: a folder, or a repository on the hub ("microsoft/conditional-detr-resnet-50").
-        options: `revision`, `cache_dir`, `token`, `local_files_only`, as `huggingface_hub.hf_hub_download` takes them.
+        options: `HUB_OPTIONS`, as `huggingface_hub.hf_hub_download` takes them.
 
     Raises:
         OSError: no such folder or repository, or a required file is absent.

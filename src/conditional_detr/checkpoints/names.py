@@ -1,18 +1,18 @@
-"""One table for three ways to name the same weights, read in every direction.
+"""Three ways to name the same weights, and the table that is read in every direction.
 
 - A, original: the `.pth` files of Conditional DETR and DETR.
 - B, on disk: what transformers 4 and 5 read and write, and what this package writes.
 - C, in memory: transformers 5's `state_dict()`, and this package's modules.
 
 In a pattern `#` is a layer's number and `*` the rest of the name. `[q]`, `[k]`, `[v]` is a third of the rows of one packed
-matrix or bias. `=` means "as in C".
+matrix or bias. `=` means "as in C". The rows here are what all families share; each family's file in `models/` has its own.
 """
 
 from __future__ import annotations
 
 import re
 from functools import cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,51 +76,6 @@ MASKS = tuple(
     )
 )
 
-DETR = (
-    Row(DECODER + "self_attn.q_proj.*", "=", ORIGINAL_DECODER + "self_attn.in_proj_*[q]"),
-    Row(DECODER + "self_attn.k_proj.*", "=", ORIGINAL_DECODER + "self_attn.in_proj_*[k]"),
-    Row(DECODER + "self_attn.v_proj.*", "=", ORIGINAL_DECODER + "self_attn.in_proj_*[v]"),
-    Row(DECODER + "encoder_attn.q_proj.*", "=", ORIGINAL_DECODER + "multihead_attn.in_proj_*[q]"),
-    Row(DECODER + "encoder_attn.k_proj.*", "=", ORIGINAL_DECODER + "multihead_attn.in_proj_*[k]"),
-    Row(DECODER + "encoder_attn.v_proj.*", "=", ORIGINAL_DECODER + "multihead_attn.in_proj_*[v]"),
-    Row(
-        DECODER + "encoder_attn.o_proj.*",
-        DECODER + "encoder_attn.out_proj.*",
-        ORIGINAL_DECODER + "multihead_attn.out_proj.*",
-    ),
-)
-
-CONDITIONAL = (
-    Row("model.decoder.ref_point_head.layers.*", "=", "transformer.decoder.ref_point_head.layers.*"),
-    Row("model.decoder.query_scale.layers.*", "=", "transformer.decoder.query_scale.layers.*"),
-    *(
-        Row(f"{DECODER}self_attn.{c}_proj.*", f"{DECODER}sa_{ab}_proj.*", f"{ORIGINAL_DECODER}sa_{ab}_proj.*")
-        for c, ab in (
-            ("q_content", "qcontent"),
-            ("q_pos", "qpos"),
-            ("k_content", "kcontent"),
-            ("k_pos", "kpos"),
-            ("v", "v"),
-        )
-    ),
-    *(
-        Row(f"{DECODER}encoder_attn.{c}_proj.*", f"{DECODER}ca_{ab}_proj.*", f"{ORIGINAL_DECODER}ca_{ab}_proj.*")
-        for c, ab in (
-            ("q_content", "qcontent"),
-            ("q_pos", "qpos"),
-            ("k_content", "kcontent"),
-            ("k_pos", "kpos"),
-            ("v", "v"),
-            ("q_pos_sine", "qpos_sine"),
-        )
-    ),
-    Row(
-        DECODER + "encoder_attn.o_proj.*",
-        DECODER + "encoder_attn.out_proj.*",
-        ORIGINAL_DECODER + "cross_attn.out_proj.*",
-    ),
-)
-
 # Read, never written: transformers 4 kept the learned positions inside the backbone.
 OLD_NAMES = (
     Row(
@@ -133,30 +88,42 @@ OLD_NAMES = (
     ),
 )
 
-TABLE = {"conditional_detr": SHARED + CONDITIONAL + MASKS, "detr": SHARED + DETR + MASKS}
 SLOTS = "qkv"
-
-# In front of the detector's weights inside a segmentation model: transformers' two, and the original's "detr.".
-DETECTOR_PREFIXES = ("conditional_detr.", "detr.")
 MASK_PREFIXES = ("mask_head.", "bbox_attention.")
+ORIGINAL_DETECTOR_PREFIX = "detr."  # in front of the detector's weights inside a segmentation model, in A
+
+# What of a model a module is: without heads, with those for classes and boxes, or with masks too.
+Part = Literal["model", "detector", "segmenter"]
 
 
-def without_detector_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+class NameTable(NamedTuple):
+    """The names of a family's weights. In a segmentation model `model_type` and a point stand in front of the
+    detector's."""
+
+    model_type: str
+    rows: tuple[Row, ...]
+
+
+def name_table(model_type: str, rows: tuple[Row, ...]) -> NameTable:
+    """The table of a family; `rows` are those that are its own."""
+    return NameTable(model_type, SHARED + rows + MASKS)
+
+
+def without_detector_prefix(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """The weights of a segmentation model under the names they have in a detector; others as they are."""
-    return {_split(name)[1]: tensor for name, tensor in state.items()}
+    return {_split(name, table)[1]: tensor for name, tensor in state.items()}
 
 
-def to_memory(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
+def to_memory(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """Rename the weights of a detector or segmentation model from any dialect to C, without a prefix in front of the
     detector's; names that no row knows stay as they are.
 
     Args:
         state: name -> tensor, in dialect A, B or C, or a mixture.
-        model_type: "conditional_detr" or "detr".
     """
     renamed: dict[str, Tensor] = {}
-    rows = TABLE[model_type] + OLD_NAMES
-    for name, tensor in without_detector_prefix(state).items():
+    rows = table.rows + OLD_NAMES
+    for name, tensor in without_detector_prefix(state, table).items():
         known = False
         for row in rows:
             for pattern in (row.a, row.b if row.b != "=" else row.c):
@@ -171,12 +138,12 @@ def to_memory(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
     return renamed
 
 
-def to_disk(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
+def to_disk(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """Rename the weights of a detector or segmentation model from C to B."""
     renamed = {}
     for full_name, tensor in state.items():
-        prefix, name = _split(full_name)
-        for row in TABLE[model_type]:
+        prefix, name = _split(full_name, table)
+        for row in table.rows:
             matched = _regex(row.c).fullmatch(name)
             if matched:
                 name = _fill(row.b if row.b != "=" else row.c, matched.groups())
@@ -185,19 +152,19 @@ def to_disk(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
     return renamed
 
 
-def to_original(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
+def to_original(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """Rename the weights of a detector or segmentation model from C to A, packing queries, keys and values where the
     original does."""
     renamed: dict[str, Tensor] = {}
     thirds: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in state.items():
-        prefix, name = _split(full_name)
-        for row in TABLE[model_type]:
+        prefix, name = _split(full_name, table)
+        for row in table.rows:
             matched = _regex(row.c).fullmatch(name)
             if matched:
                 name = _fill(row.a, matched.groups())
                 break
-        name = ("detr." if prefix else "") + name
+        name = (ORIGINAL_DETECTOR_PREFIX if prefix else "") + name
         if name.endswith("]"):
             thirds.setdefault(name[:-3], {})[name[-2]] = tensor
         else:
@@ -206,9 +173,19 @@ def to_original(state: dict[str, Tensor], model_type: str) -> dict[str, Tensor]:
     return renamed
 
 
-def _split(name: str) -> tuple[str, str]:
+def in_module(state: dict[str, Tensor], part: Part, table: NameTable) -> dict[str, Tensor]:
+    """The weights that `to_memory` gives, under the names that a module has for them; those it lacks are left out."""
+    if part == "model":
+        return {n.removeprefix("model."): t for n, t in state.items() if n.startswith("model.")}
+    if part == "detector":
+        return state
+    return {n if n.startswith(MASK_PREFIXES) else f"{table.model_type}.{n}": t for n, t in state.items()}
+
+
+def _split(name: str, table: NameTable) -> tuple[str, str]:
     """The prefix of a detector inside a segmentation model, "" if there is none, and the rest of a name."""
-    prefix = next((prefix for prefix in DETECTOR_PREFIXES if name.startswith(prefix)), "")
+    prefixes = (f"{table.model_type}.", ORIGINAL_DETECTOR_PREFIX)
+    prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
     return prefix, name.removeprefix(prefix)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ..config import CONFIG_CLASSES, DetectionConfig
 from .coco_names import COCO_LABELS, LAST_THING
 
 # Numbers of blocks in each stage, and whether blocks are bottlenecks.
@@ -20,12 +19,35 @@ RESNETS: dict[tuple[int, ...], str] = {
 }
 # How the papers train; transformers' configuration defaults differ.
 PAPER_TRAINING = {"dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "auxiliary_loss": True}
+# A weight that only Conditional DETR has.
+CONDITIONAL_MARK = "transformer.decoder.ref_point_head.layers.0.weight"
+# Outputs of the classifier that are not classes: DETR's "no object".
+MORE_OUTPUTS = {"conditional_detr": 0, "detr": 1}
 
 
-def config_from_weights(
+def is_original(weights: dict[str, Tensor]) -> bool:
+    """Whether the weights of a detector have the original's names."""
+    return "class_embed.weight" in weights
+
+
+def original_model_type(weights: dict[str, Tensor]) -> str:
+    """The family of a model in dialect A.
+
+    Raises:
+        ValueError: the weights are of no such model.
+    """
+    if "class_embed.weight" not in weights or "query_embed.weight" not in weights:
+        raise ValueError(
+            "the file is not an original Conditional DETR or DETR checkpoint (no class_embed and query_embed in it), "
+            "and there is no config.json beside it"
+        )
+    return "conditional_detr" if CONDITIONAL_MARK in weights else "detr"
+
+
+def values_from_weights(
     weights: dict[str, Tensor], args: argparse.Namespace | None, overrides: dict[str, Any]
-) -> DetectionConfig:
-    """Infer the configuration of a model in dialect A.
+) -> tuple[str, dict[str, Any]]:
+    """Infer the family and the configuration's values of a model in dialect A.
 
     Args:
         weights: name -> tensor.
@@ -33,27 +55,24 @@ def config_from_weights(
             the paper's, and DC5 (`dilation=True`) must be said in `overrides`: no shape shows it.
         overrides: configuration values that win over both.
 
+    Returns:
+        `model_type`, and the values for the constructor of its configuration, `overrides` with them.
+
     Raises:
         ValueError: the weights are not those of a Conditional DETR or DETR with a ResNet.
     """
-    if "class_embed.weight" not in weights or "query_embed.weight" not in weights:
-        raise ValueError(
-            "the file is not an original Conditional DETR or DETR checkpoint (no class_embed and query_embed in it), "
-            "and there is no config.json beside it"
-        )
+    model_type = original_model_type(weights)
     encoder_layers = _count(weights, "transformer.encoder.layers.")
     needed = ["class_embed.weight", "query_embed.weight", "transformer.decoder.layers.0.linear1.weight"]
     for name in needed + (["transformer.encoder.layers.0.linear1.weight"] if encoder_layers else []):
         if name not in weights or weights[name].dim() != 2:
             raise ValueError(f"the weights have no matrix called {name}: the file is incomplete or damaged")
-    conditional = "transformer.decoder.ref_point_head.layers.0.weight" in weights
-    config_class = CONFIG_CLASSES["conditional_detr" if conditional else "detr"]
     body = "backbone.0.body."
     stages = tuple(_count(weights, f"{body}layer{stage}.") for stage in (1, 2, 3, 4))
     resnet = RESNETS.get((*stages, f"{body}layer1.0.conv3.weight" in weights))
     if resnet is None and "backbone" not in overrides:
         raise ValueError(f"the backbone (stages of {stages} blocks) is no known ResNet: name it with backbone=")
-    classes = weights["class_embed.weight"].shape[0] - (0 if conditional else 1)
+    classes = weights["class_embed.weight"].shape[0] - MORE_OUTPUTS[model_type]
     values: dict[str, Any] = {
         **PAPER_TRAINING,
         "backbone": resnet,
@@ -67,20 +86,30 @@ def config_from_weights(
     }
     if encoder_layers:
         values["encoder_ffn_dim"] = weights["transformer.encoder.layers.0.linear1.weight"].shape[0]
-    if isinstance(args, argparse.Namespace):
-        said = vars(args)
-        values["encoder_attention_heads"] = values["decoder_attention_heads"] = said.get("nheads", 8)
-        values["dilation"] = said.get("dilation", False)
-        if "dropout" in said:
-            values["dropout"] = values["attention_dropout"] = values["activation_dropout"] = said["dropout"]
-        values["auxiliary_loss"] = said.get("aux_loss", True)
+    values |= _values_from_arguments(args)
     if classes in COCO_LABELS and not {"num_labels", "id2label"} & set(overrides):  # the published checkpoints
         values["id2label"] = COCO_LABELS[classes]
         if classes > LAST_THING + 1:
             values["is_thing"] = [i <= LAST_THING for i in range(classes)]
     if "id2label" in overrides:
         del values["num_labels"]
-    return config_class(**{**values, **overrides})
+    return model_type, {**values, **overrides}
+
+
+def _values_from_arguments(args: argparse.Namespace | None) -> dict[str, Any]:
+    if not isinstance(args, argparse.Namespace):
+        return {}
+    said = vars(args)
+    heads = said.get("nheads", 8)
+    values = {
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "dilation": said.get("dilation", False),
+        "auxiliary_loss": said.get("aux_loss", True),
+    }
+    if "dropout" in said:
+        values |= dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), said["dropout"])
+    return values
 
 
 def _count(weights: dict[str, Tensor], prefix: str) -> int:

@@ -39,13 +39,26 @@ def read_pickled(path: Path, only_look: bool = False) -> dict[str, Any]:
         ) from None
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
-    except Exception as error:  # a damaged pickle fails in as many ways as there are bytes
+    except Exception as error:  # damaged pickles raise errors of nearly every type
         reason = shown(str(error).split("\n")[0])[1:-1] or "it ends too early"
         raise ValueError(f"{path} is damaged or not a PyTorch file ({type(error).__name__}: {reason})") from None
 
 
-def read_weights(path: Path, only_look: bool = False) -> dict[str, Tensor]:
-    """Read the tensors of a `.safetensors`, `.bin`, `.pt` or `.pth` file; `only_look`: see `read_pickled`.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a `.safetensors`, `.bin`, `.pt` or `.pth` file.
+
+    Raises:
+        ValueError: the file is damaged or holds no weights.
+    """
+    return read_weights_and_arguments(path)[0]
+
+
+def read_weights_and_arguments(path: Path, only_look: bool = False) -> tuple[dict[str, Tensor], Any]:
+    """The tensors of a file, and the arguments of the training script that the original repositories save beside them;
+    None where the file has none.
+
+    Args:
+        only_look: see `read_pickled`.
 
     Raises:
         ValueError: the file is damaged or holds no weights.
@@ -54,12 +67,13 @@ def read_weights(path: Path, only_look: bool = False) -> dict[str, Tensor]:
         raise ValueError(f"{path} is no file of weights; a model is a folder, a .pth file or a hub name")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return load_file(path), None
         except SafetensorError as error:
             raise ValueError(
                 f"{path} is damaged or not a safetensors file: {shown(str(error))[1:-1]}; download or save it again"
             ) from None
     content = read_pickled(path, only_look)
+    arguments = content.get("args") if isinstance(content, dict) else None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -70,4 +84,4 @@ def read_weights(path: Path, only_look: bool = False) -> dict[str, Tensor]:
     )
     if not tensors:
         raise ValueError(f"{path} holds no weights")
-    return tensors
+    return tensors, arguments

@@ -1,4 +1,6 @@
-"""`cdetr`: parse, call the engine, print. Heavy imports wait until they are needed, so that `--help` is instant."""
+"""The command `cdetr`: finds a command's module, and reports its errors in one line. Heavy imports wait until they are needed,
+so that `--help` is instant.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"conditional-detr {__version__}")
         return 0
-    if not (ours := logging.getLogger("conditional_detr")).handlers:  # other libraries speak for themselves
+    # The handler is this package's alone: other libraries' loggers stay as they are.
+    if not (ours := logging.getLogger("conditional_detr")).handlers:
         ours.addHandler(logging.StreamHandler())
     try:
         if arguments[0] not in COMMANDS:
@@ -55,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _fail(str(stopped), 128 + stopped.signal)
     except KeyboardInterrupt:
         return _fail("stopped", 130)
-    except BrokenPipeError:  # the reader of our output left; there is nobody to tell
+    except BrokenPipeError:  # the program that reads the output has ended, as `| head` does
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         return 0
     except Exception as error:

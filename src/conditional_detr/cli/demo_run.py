@@ -13,9 +13,10 @@ from ..data.scenes import generate_scenes
 from ..data.splits import read_split
 from ..evaluate.evaluation import evaluate
 from ..files import write_atomically, write_json
+from ..images.find import find_images
 from ..predict.detector import Detector
 from ..predict.draw import contact_sheet
-from ..predict.write import find_images, predict
+from ..predict.write import predict
 from ..train.loop import train
 from ..train.recipe import Recipe, find_recipe, read_recipe
 

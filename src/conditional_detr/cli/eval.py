@@ -82,7 +82,7 @@ def _evaluate(values: dict[str, Any]) -> None:
     from ..evaluate.evaluation import evaluate
     from ..files import write_json
     from ..predict.detector import Detector
-    from ..predict.stream import worker_count
+    from ..workers import worker_count
 
     state = PartialState(cpu=not torch.accelerator.is_available()) if "WORLD_SIZE" in os.environ else None
     device = values["device"] or (str(state.device) if state else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
@@ -12,10 +13,15 @@ from .usage import UsageError
 
 
 class CommandParser(ArgumentParser):
-    """Errors are one line in plain words, and end in `main`."""
+    """Errors are one line in plain words, and end in `main`.
 
-    def __init__(self, command: str, description: str) -> None:
+    Args:
+        option_names: gives the names that an unknown option may have been meant for; None for those that are added.
+    """
+
+    def __init__(self, command: str, description: str, option_names: Callable[[], list[str]] | None = None) -> None:
         super().__init__(prog=f"cdetr {command}", description=description, exit_on_error=True, allow_abbrev=False)
+        self.option_names = option_names or (lambda: [action.dest for action in self._actions])
         self.given: list[str] = []
 
     def parse_args(self, args: list[str], **options: Any) -> Namespace:  # type: ignore[override]
@@ -29,11 +35,7 @@ class CommandParser(ArgumentParser):
 def _in_plain_words(parser: CommandParser, message: str) -> str:
     """What the parser reports, without the names of its parts and of Python's types."""
     if found := re.match(r"unrecognized arguments: (.*)", message, re.DOTALL):
-        names = [action.dest for action in parser._actions]
-        if "init_from" in names:
-            from ..train.recipe import option_names
-
-            names = option_names()
+        names = parser.option_names()
         unknown = [word.partition("=")[0] for word in found[1].split() if word.startswith("-")]
         if not unknown:
             return f"{found[1]} stands behind no option"

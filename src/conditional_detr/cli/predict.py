@@ -68,9 +68,10 @@ def _parser() -> CommandParser:
 def _predict(values: dict[str, Any]) -> None:
     """Load, find, write and say how many."""
     from ..evaluate.pictures import truth_of
+    from ..images.find import find_images
     from ..predict.detector import Detector
-    from ..predict.stream import worker_count
-    from ..predict.write import find_images, predictions
+    from ..predict.write import predictions
+    from ..workers import worker_count
 
     if values["line_width"] < 0:
         raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")

@@ -8,7 +8,7 @@ from typing import Any
 import docstring_parser
 
 from ..data.augmentation import Augmentation
-from ..train.recipe import GROUPS, Recipe, field_types, find_recipe, read_recipe
+from ..train.recipe import GROUPS, Recipe, field_types, find_recipe, option_names, read_recipe
 from .options import values_of
 from .parser import CommandParser, given_value
 from .threads import use_threads
@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> None:
 def _train_parser(defaults: dict[str, Any]) -> CommandParser:
     """Options of every value of the recipe, in groups, with these defaults: of the recipe that is asked for."""
     parser = CommandParser(
-        "train", "Train a detector. The options are the values of the recipe, with those of --config."
+        "train", "Train a detector. The options are the values of the recipe, with those of --config.", option_names
     )
     parser.add_argument(
         "--config",

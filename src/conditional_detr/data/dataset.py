@@ -146,17 +146,9 @@ class DetectionDataset(Shared):
         return self.ground_truth(self)
 
     def to_panoptic(self) -> dict[str, Any]:
-        """The contents of the panoptic JSON for the images of this set; the PNG files are in `masks.folder`."""
+        """The contents of the panoptic JSON for the images of this set; the PNG files are in `self.masks.folder`."""
         assert self.panoptic_truth is not None, "only panoptic data has panoptic maps"
         return self.panoptic_truth(self)
-
-    def present_in(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Of a COCO file's contents, the images of this set and what is annotated in them."""
-        if len(self) < len(content["images"]):
-            kept = set(self.image_ids)
-            content["images"] = [image for image in content["images"] if image["id"] in kept]
-            content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
-        return content
 
     def annotations(self) -> list[dict[str, Any]]:
         """Every row of the arrays as COCO has it, numbered from 1."""

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from ..boxes import xyxy_to_cxcywh
-from ..images.pixels import pad, resize
+from ..images.pixels import resize
+from ..images.prepare import to_canvas
 from ..images.read import read_image
 from .dataset import DetectionDataset
 from .transforms import augment, augment_masks
@@ -65,7 +66,7 @@ class TrainingSet(Dataset):
     if the data set was read with masks, also `masks` (n, h, w) bool, of the augmented image's own size, and objects
     without a pixel in sight are left out. Masks add to a sample's memory n · h · w bytes (twice that for a moment where
     objects are left out) and at most two masks of the file's size, or of 4 million pixels where that is more: see
-    `masks.InstanceMasks.decode`.
+    `InstanceMasks.decode`.
 
     Args:
         least_side: the least short side in pixels that the transform needs; larger JPEG files are decoded smaller, see
@@ -134,8 +135,6 @@ def collate(samples: list[tuple[Tensor, dict[str, Any], bool] | str]) -> Batch:
         }
         good = [(torch.zeros(3, 64, 64, dtype=torch.uint8), label, False)]
     images, labels, mismatched = zip(*good, strict=True)
-    if all(image.shape == images[0].shape for image in images):
-        return Batch(torch.stack(images), None, list(labels), 0.0, bad, sum(mismatched))
-    canvas, mask = pad(images)
+    canvas, mask = to_canvas(images)
     padding = 1 - sum(image.numel() for image in images) / canvas.numel()
     return Batch(canvas, mask, list(labels), padding, bad, sum(mismatched))

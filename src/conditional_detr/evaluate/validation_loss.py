@@ -11,7 +11,7 @@ from torch import Tensor
 from ..boxes import xyxy_to_cxcywh
 from ..config import DetectionConfig
 from ..data.dataset import DetectionDataset, classes_by_name
-from ..losses.criterion import LossNormalizers, count_normalizers, detection_loss
+from ..losses.criterion import LossNormalizers, count_normalizers, detection_loss, share_normalizers
 
 NAMES = ("loss_ce", "loss_bbox", "loss_giou")
 AT_ONCE = 64  # images: one by one, most of the time would go into calling operations
@@ -66,6 +66,6 @@ def mean_losses(config: DetectionConfig, sums: Iterable[dict[str, float]]) -> di
     """The losses from the sums of each process, divided as training divides those of a batch."""
     parts = list(sums)
     total = {name: sum(part[name] for part in parts) for name in parts[0]}
-    boxes = max(total["boxes"], 1.0)
-    classes = boxes if config.model_type == "conditional_detr" else max(total["class_weight"], 1e-6)
-    return {name: total[name] / (classes if name == "loss_ce" else boxes) for name in NAMES}
+    normalizers = share_normalizers(LossNormalizers(total["boxes"], total["class_weight"]), 1)
+    classes = config.classes.divisor(*normalizers)
+    return {name: total[name] / (classes if name == "loss_ce" else normalizers.boxes) for name in NAMES}

@@ -39,9 +39,9 @@ def mask_losses(logits: Tensor, targets: list[Tensor], sizes: list[tuple[int, in
         own = logits[start : start + len(masks), : -(-height // MASK_STRIDE), : -(-width // MASK_STRIDE)]
         start += len(masks)
         chunk = max(1, CHUNK_BYTES // (COPIES * 4 * height * width))
-        for some, wanted in zip(own.split(chunk), masks[:, :height, :width].split(chunk), strict=True):
+        for some, target in zip(own.split(chunk), masks[:, :height, :width].split(chunk), strict=True):
             if len(some):
-                focal_part, dice_part = _MaskLosses.apply(at_least_float32(some), wanted)
+                focal_part, dice_part = _MaskLosses.apply(at_least_float32(some), target)
                 focal, dice = focal + focal_part, dice + dice_part
     return focal, dice
 
@@ -55,16 +55,16 @@ class _MaskLosses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        wanted = masks.to(logits.device, non_blocking=True).flatten(1).to(logits.dtype)  # (n, H·W)
+        target = masks.to(logits.device, non_blocking=True).flatten(1).to(logits.dtype)  # (n, H·W)
         with torch.enable_grad():
             small = logits.detach().requires_grad_()
             x = F.interpolate(small[:, None], size=masks.shape[-2:], mode="bilinear", align_corners=False).flatten(1)
             p = x.sigmoid()
-            off = p + wanted - 2 * p * wanted  # distance of the probability from what it should be
-            weight = FOCAL_ALPHA * wanted + (1 - FOCAL_ALPHA) * (1 - wanted)
-            entropy = F.softplus(x) - x * wanted
+            off = p + target - 2 * p * target  # distance of the probability from what it should be
+            weight = FOCAL_ALPHA * target + (1 - FOCAL_ALPHA) * (1 - target)
+            entropy = F.softplus(x) - x * target
             focal = (weight * off.square() * entropy).mean(1).sum()
-            dice = (1 - (2 * (p * wanted).sum(1) + 1) / (p.sum(1) + wanted.sum(1) + 1)).sum()
+            dice = (1 - (2 * (p * target).sum(1) + 1) / (p.sum(1) + target.sum(1) + 1)).sum()
             (focal_gradient,) = torch.autograd.grad(focal, small, retain_graph=True)
             (dice_gradient,) = torch.autograd.grad(dice, small)
         ctx.save_for_backward(focal_gradient, dice_gradient)

@@ -58,9 +58,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def match(config: DetectionConfig, logits: Tensor, boxes: Tensor, targets: Targets) -> Matches:
     """Assign to each target the query that makes the sum of costs least, per layer and image.
 
-    cost = class_cost · class + bbox_cost · L1 - giou_cost · GIoU. The class cost of Conditional DETR is the focal
-    difference α(1-p)²(-log p) - (1-α)p²(-log(1-p)), p the sigmoid of the target's class; DETR's is minus the softmax
-    probability. Only the cost of a query of the same image is computed: L·T·Q numbers, moved to the host at once.
+    cost = class_cost · class + bbox_cost · L1 - giou_cost · GIoU; the class cost is the family's, `config.classes`. Only the cost of a query of the same image is computed: L·T·Q numbers, moved to the host at once.
     Costs that are not finite count as very large, so that the caller can find the fault in the loss itself.
 
     Args:
@@ -72,17 +70,12 @@ def match(config: DetectionConfig, logits: Tensor, boxes: Tensor, targets: Targe
     """
     logits, boxes = logits.detach(), at_least_float32(boxes.detach())
     image, classes = targets.image, targets.classes
-    if config.model_type == "conditional_detr":
-        x = at_least_float32(logits[:, image, :, classes])  # (T, L, Q)
-        p, alpha = x.sigmoid(), config.focal_alpha  # type: ignore[attr-defined]
-        class_cost = alpha * (1 - p) ** 2 * -(p + 1e-8).log() - (1 - alpha) * p**2 * -(1 - p + 1e-8).log()
-    else:
-        class_cost = -at_least_float32(logits).softmax(-1)[:, image, :, classes]
+    class_cost = config.classes.match_cost(logits, image, classes)  # (T, L, Q)
     # Predictions of the target's own image, each coordinate in one piece: (4, T, L, Q).
     own = boxes.permute(3, 1, 0, 2)[:, image]
-    wanted = targets.boxes.t()[:, :, None, None]  # (4, T, 1, 1)
-    l1 = (own - wanted).abs_().sum(0)
-    giou = generalized_iou(_planar_corners(own), _planar_corners(wanted))
+    target = targets.boxes.t()[:, :, None, None]  # (4, T, 1, 1)
+    l1 = (own - target).abs_().sum(0)
+    giou = generalized_iou(_planar_corners(own), _planar_corners(target))
     cost = config.class_cost * class_cost + config.bbox_cost * l1 - config.giou_cost * giou  # (T, L, Q)
     return _assign(cost.cpu().numpy(), targets.counts, logits.device)
 

@@ -1,4 +1,4 @@
-"""Attention as both decoders and the encoder use it, and the MLPs beside it.
+"""Attention as encoder and decoders use it, and the MLPs beside it.
 
 Every function takes and gives (B, N, D): batch, tokens, channels.
 """
@@ -49,7 +49,8 @@ def attend(
 
 
 class Attention(nn.Module):
-    """Multi-head attention with one projection each for queries, keys, values and output."""
+    """Multi-head attention with one projection each for queries, keys, values and output: PyTorch's
+    `nn.MultiheadAttention`, whose packed matrix of three projections is apart here."""
 
     def __init__(self, config: DetectionConfig, heads: int) -> None:
         super().__init__()

@@ -21,14 +21,14 @@ from timm.layers import BatchNormAct2d, FrozenBatchNormAct2d, freeze_batch_norm_
 from timm.models import FeatureDictNet
 from timm.models.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from torchvision.ops import FrozenBatchNorm2d
 
-from ..checkpoints.hub import find_file
+from ..checkpoints.hub import local_path
 from ..config import DetectionConfig
 from ..messages import shown
 from ..precision import at_least_float32
 from .onednn import OneDnnConv2d, computes_with_onednn
+from .recompute import Recomputing
 
 # timm's bare names mean newer weights; the papers used torchvision's first ones.
 PAPER_WEIGHTS = {name: f"{name}.tv_in1k" for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
@@ -36,7 +36,7 @@ GROUP_NORM_GROUPS = 32
 TRANSFORMERS_EPS = 1e-5  # of every frozen norm there, whatever timm's network says
 
 
-class Backbone(nn.Module):
+class Backbone(Recomputing):
     """A timm network that ends at `config.output_stride` (or DC5), with the norms that `config` names.
 
     For plain ResNets (including ResNeXt and wide ResNets) a padded image gives the features it gives alone, in
@@ -56,7 +56,6 @@ class Backbone(nn.Module):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
-        self.gradient_checkpointing = False
         self.norm = config.backbone_norm
         # timm's modules are indexed and iterated in ways their types do not say
         self.model: Any
@@ -78,22 +77,22 @@ class Backbone(nn.Module):
                 raise ValueError(f"backbone_norm 'group' is for ResNets, not {config.backbone}: use 'batch'")
             _replace_batch_by_group_norm(self.model)
 
-    def forward(self, pixel_values: Tensor, real: Tensor | None, all_stages: bool = False) -> list[Tensor]:
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None, all_stages: bool = False) -> list[Tensor]:
         """Compute the features.
 
         Args:
             pixel_values: (B, 3, H, W), normalised.
-            real: (B, H, W) bool, True where a pixel belongs to the image; None if all do.
+            pixel_mask: (B, H, W) bool, True where a pixel belongs to the image; None if all do.
             all_stages: what every stage gives, for plain ResNets; else the last one's alone, and no memory for others.
 
         Returns:
             (B, C, h, w) of each stage asked for, the last one last. Padded cells hold values without meaning.
         """
         if self.is_plain_resnet:
-            return self._walk(pixel_values, real, all_stages)
-        if real is None or self.training:
+            return self._walk(pixel_values, pixel_mask, all_stages)
+        if pixel_mask is None or self.training:
             return [self._channels_first(self.model(pixel_values)[-1])]
-        return [self._one_size_at_a_time(pixel_values, real)]
+        return [self._one_size_at_a_time(pixel_values, pixel_mask)]
 
     def fold_norms(self) -> None:
         """Put every frozen or batch norm of a plain ResNet into the convolution before it, for good: for prediction only.
@@ -134,9 +133,9 @@ class Backbone(nn.Module):
             return "a backbone whose feature maps have their channels last"
         return None
 
-    def _walk(self, x: Tensor, real: Tensor | None, all_stages: bool) -> list[Tensor]:
+    def _walk(self, x: Tensor, pixel_mask: Tensor | None, all_stages: bool) -> list[Tensor]:
         net = self.model
-        mask = None if real is None else real[:, None].to(x.dtype)  # (B, 1, H, W)
+        mask = None if pixel_mask is None else pixel_mask[:, None].to(x.dtype)  # (B, 1, H, W)
         for conv, norm in _stem(net):
             x = _conv_norm_relu(conv, norm, x, mask)
             mask = _like(_strided(mask, conv.stride[0]), x)
@@ -145,16 +144,13 @@ class Backbone(nn.Module):
         outputs: list[Tensor] = []
         for stage in _stages(net):
             for block in stage:
-                run = block_forward
-                if self.gradient_checkpointing and self.training:
-                    run = partial(checkpoint, block_forward, use_reentrant=False)
-                x = run(block, x, mask)
+                x = self.kept_or_recomputed(block_forward)(block, x, mask)
                 mask = _like(_strided(mask, _block_stride(block)), x)
             outputs = [*outputs, x] if all_stages else [x]
         return outputs
 
-    def _one_size_at_a_time(self, pixel_values: Tensor, real: Tensor) -> Tensor:
-        heights, widths = real.any(2).sum(1).tolist(), real.any(1).sum(1).tolist()
+    def _one_size_at_a_time(self, pixel_values: Tensor, pixel_mask: Tensor) -> Tensor:
+        heights, widths = pixel_mask.any(2).sum(1).tolist(), pixel_mask.any(1).sum(1).tolist()
         canvas = pixel_values.shape[-2:]
         out = None
         for size in sorted(set(zip(heights, widths, strict=True))):
@@ -180,7 +176,7 @@ def _create(config: DetectionConfig) -> tuple[Any, list[str]]:
         with torch.device("meta"):
             probe: Any = timm.create_model(name, features_only=True)
             strides = probe.feature_info.reduction()
-    except Exception as error:  # each of timm's networks fails in its own way
+    except Exception as error:  # timm's networks raise errors of many types
         reason = shown(str(error))[1:-1]
         raise ValueError(f"backbone {config.backbone!r} is not a timm network with features_only: {reason}") from None
     if config.output_stride not in strides:
@@ -215,7 +211,7 @@ def _weighted(config: DetectionConfig, name: str, build: Any) -> Any:
     try:
         if source is None or not source.hf_hub_id:
             return build(pretrained=True)
-        weights = find_file(source.hf_hub_id, "model.safetensors")
+        weights = local_path(source.hf_hub_id, "model.safetensors")
         return build(pretrained=True, pretrained_cfg_overlay={"file": str(weights)})
     except (OSError, RuntimeError, ValueError) as error:  # no network and no cached file, or one that does not fit
         raise OSError(

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from .detector import DetectionHead
+from .detector import ObjectDetectionModel
 from .onednn import use_onednn
-from .segmenter import SegmentationHead
+from .segmenter import SegmentationModel
 
 # A GPU replays a recorded graph for each canvas: with sides in steps of 64 pixels, shortest side 800 and longest 1333
 # give 41 canvases at most, and 6 % of padding on photographs of usual shapes.
@@ -20,7 +20,7 @@ GPU_CANVAS_STEP = 64
 
 
 def prepare_for_inference(
-    model: DetectionHead | SegmentationHead, device: torch.device, dtype: torch.dtype = torch.float32
+    model: ObjectDetectionModel | SegmentationModel, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> None:
     """Fold norms into convolutions, lay weights out for the device, and move there. For good: the model can neither be
     trained nor saved any more.
@@ -36,9 +36,12 @@ def prepare_for_inference(
     model.eval().requires_grad_(False)
     detector = _detector(model)
     detector.model.backbone.fold_norms()
-    exact = [detector.class_labels_classifier, detector.bbox_predictor, detector.model.query_position_embeddings]
-    if detector.model.decoder.conditional:
-        exact.append(detector.model.decoder.ref_point_head)
+    exact = [
+        detector.class_labels_classifier,
+        detector.bbox_predictor,
+        detector.model.query_position_embeddings,
+        *detector.model.decoder.exact_parts(),
+    ]
     kept = {parameter for part in exact for parameter in part.parameters()}
     for values in (*model.parameters(), *model.buffers()):
         if values.is_floating_point() and values not in kept:
@@ -49,13 +52,13 @@ def prepare_for_inference(
     model.register_state_dict_pre_hook(_refuse)
 
 
-def compile_model(model: DetectionHead | SegmentationHead) -> bool:
+def compile_model(model: ObjectDetectionModel | SegmentationModel) -> bool:
     """Compile for prediction with `torch.compile`; the first images then take a minute or two.
 
     The first size has a graph of its own; a few more, whose sizes are variables, serve all others: on the CPU images as
     they are, the weights constants of the code; on a GPU recorded CUDA graphs, one for each canvas and size of batch, so
     canvases are rounded up to multiples of `GPU_CANVAS_STEP` pixels, batches that are not full are split into powers of
-    two, and further shapes than `predict.stream.MOST_GRAPHS` are computed without. Where `use_onednn` took effect, a CPU gains nothing by it (measured
+    two, and further shapes than `predict.run.MOST_GRAPHS` are computed without. Where `use_onednn` took effect, a CPU gains nothing by it (measured
     on R50: 0.96 times as fast), since oneDNN's fused operators are what the compiler would choose too.
 
     Returns:
@@ -80,8 +83,8 @@ def compile_model(model: DetectionHead | SegmentationHead) -> bool:
     return True
 
 
-def _detector(model: DetectionHead | SegmentationHead) -> DetectionHead:
-    return model.detector if isinstance(model, SegmentationHead) else model
+def _detector(model: ObjectDetectionModel | SegmentationModel) -> ObjectDetectionModel:
+    return model.detector if isinstance(model, SegmentationModel) else model
 
 
 def check_dtype(device: torch.device, dtype: torch.dtype) -> None:
@@ -112,7 +115,7 @@ def _why_no_compiler(device: torch.device) -> str | None:
     try:
         with config.patch(fx_graph_cache=False):
             torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
-    except Exception as error:  # compilers fail in many ways, and none of them is worth more than going on without
+    except Exception as error:  # compilers raise errors of many types, and prediction works without them
         return str(error).strip().splitlines()[0]
     return None
 

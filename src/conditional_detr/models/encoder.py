@@ -1,15 +1,13 @@
-"""The transformer encoder: the same for Conditional DETR and DETR."""
+"""The transformer encoder: the same for all families."""
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..config import DetectionConfig
 from .attention import Attention, FeedForward
+from .recompute import Recomputing
 
 
 class EncoderLayer(nn.Module):
@@ -33,10 +31,9 @@ class EncoderLayer(nn.Module):
         return self.final_layer_norm(tokens + F.dropout(update, self.dropout, self.training)), weights
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
-        self.gradient_checkpointing = False
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
 
     def forward(
@@ -54,12 +51,7 @@ class Encoder(nn.Module):
         """
         states, attentions = [tokens], []
         for layer in self.layers:
-            run = (
-                partial(checkpoint, layer, use_reentrant=False)
-                if self.gradient_checkpointing and self.training
-                else layer
-            )
-            tokens, weights = run(tokens, position, key_mask, need_weights)
+            tokens, weights = self.kept_or_recomputed(layer)(tokens, position, key_mask, need_weights)
             states.append(tokens)
             attentions.append(weights)
         return states, attentions

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..config import DetectionConfig
 from ..losses.mask_losses import MASK_STRIDE
 from .attention import FUNCTIONS
 from .backbone import masked_group_norm
+from .recompute import Recomputing
 
 GROUPS = 8
 CHUNK_BYTES = 256 * 2**20
@@ -32,13 +32,13 @@ class MaskAttention(nn.Module):
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, queries: Tensor, memory: Tensor, real_cells: Tensor | None) -> Tensor:
+    def forward(self, queries: Tensor, memory: Tensor, cell_mask: Tensor | None) -> Tensor:
         """Compute the weights.
 
         Args:
             queries: (B, K, d).
             memory: (B, M, d).
-            real_cells: (B, M) bool, the cells of each image; None if all are.
+            cell_mask: (B, M) bool, the cells of each image; None if all are.
 
         Returns:
             (B, K, heads, M), summing to 1 over heads and real cells.
@@ -46,8 +46,8 @@ class MaskAttention(nn.Module):
         q = self.q_proj(queries).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, K, d/heads)
         k = self.k_proj(memory).unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1)  # (B, heads, d/heads, M)
         scores = (q * q.shape[-1] ** -0.5 @ k).transpose(1, 2)
-        if real_cells is not None:
-            scores = scores.masked_fill(~real_cells[:, None, None], float("-inf"))
+        if cell_mask is not None:
+            scores = scores.masked_fill(~cell_mask[:, None, None], float("-inf"))
         return scores.flatten(2).softmax(-1).view_as(scores)
 
 
@@ -81,7 +81,7 @@ class FusionStage(nn.Module):
         self.refine = ConvNorm(inputs, outputs, activation)
 
 
-class MaskHead(nn.Module):
+class MaskHead(Recomputing):
     """The convolutional mask head of DETR (arXiv 2005.12872, figure 8), for any subset of an image's queries.
 
     What does not depend on the query is computed once an image: the half of the first convolution that sees the image's
@@ -97,7 +97,6 @@ class MaskHead(nn.Module):
 
     def __init__(self, config: DetectionConfig, stages: list[int], stride: int) -> None:
         super().__init__()
-        self.gradient_checkpointing = False
         width, inputs = config.d_model, config.d_model + config.encoder_attention_heads
         levels = len(stages) - 1
         if width % (2 ** (levels + 1)):
@@ -114,7 +113,7 @@ class MaskHead(nn.Module):
         self.output_conv = _new_conv(width // 2 ** (levels + 1), 1, 3)
 
     def forward(
-        self, features: list[Tensor], projected: Tensor, attention: Tensor, image: Tensor, real: Tensor | None
+        self, features: list[Tensor], projected: Tensor, attention: Tensor, image: Tensor, pixel_mask: Tensor | None
     ) -> Tensor:
         """Draw masks, so many at a time that a chunk's tensors stay within a budget (about `CHUNK_BYTES`).
 
@@ -123,21 +122,20 @@ class MaskHead(nn.Module):
             projected: (B, d, h, w), the deepest projected.
             attention: (N, heads, h, w), where each of N queries looks.
             image: (N,) int64, the image of each.
-            real: (B, H, W) bool, True where a pixel belongs to the image; None where nothing is padded.
+            pixel_mask: (B, H, W) bool, True where a pixel belongs to the image; None where nothing is padded.
 
         Returns:
             (N, H/4, W/4) logits; without meaning on padded cells.
         """
         masks = [
-            None if real is None else real[:, None, ::stride, ::stride].to(projected.dtype) for stride in self.strides
+            None if pixel_mask is None else pixel_mask[:, None, ::stride, ::stride].to(projected.dtype)
+            for stride in self.strides
         ][::-1]
         with_image, with_query = self.conv1.conv.weight.split([self.width, attention.shape[1]], dim=1)
         start = projected if masks[0] is None else projected * masks[0]
         once = F.conv2d(start, with_image, self.conv1.conv.bias, padding=1)  # (B, C, h, w)
         finer = [stage.fpn_adapter(x) for stage, x in zip(self.fpn_stages, features[-2::-1], strict=True)]
-        draw = partial(self._draw, once, with_query, finer, masks)
-        if self.gradient_checkpointing and self.training:
-            draw = partial(checkpoint, draw, use_reentrant=False)
+        draw = self.kept_or_recomputed(partial(self._draw, once, with_query, finer, masks))
         height, width = features[0].shape[-2:]
         chunk = max(1, CHUNK_BYTES // (height * width * self.width // 2 * 4))
         parts = [draw(a, i) for a, i in zip(attention.split(chunk), image.split(chunk), strict=True)]

@@ -24,22 +24,22 @@ def interleaved_sine(angles: Tensor) -> Tensor:
     return torch.stack((angles[..., 0::2].sin(), angles[..., 1::2].cos()), dim=-1).flatten(-2)
 
 
-def sine_position_embedding(real: Tensor, d_model: int) -> Tensor:
+def sine_position_embedding(cell_mask: Tensor, d_model: int) -> Tensor:
     """Embed each cell by its count of real cells along y and x, scaled so that the last one is 2π.
 
     Padding changes nothing: it is not counted, and every image's own last count is the divisor.
 
     Args:
-        real: (B, H, W) bool, True where a cell belongs to the image.
+        cell_mask: (B, H, W) bool, True where a cell belongs to the image.
         d_model: width of the embedding; the y half comes first.
 
     Returns:
         (B, H·W, d_model) float32.
     """
-    divisors = sine_frequencies(d_model // 2, real.device)
+    divisors = sine_frequencies(d_model // 2, cell_mask.device)
     halves = []
     for axis in (1, 2):
-        count = real.cumsum(axis, dtype=torch.float32)
+        count = cell_mask.cumsum(axis, dtype=torch.float32)
         count = count / (count.narrow(axis, -1, 1) + 1e-6) * (2 * math.pi)  # (B, H, W)
         halves.append(interleaved_sine(count.flatten(1)[..., None] / divisors))
     return torch.cat(halves, dim=-1)

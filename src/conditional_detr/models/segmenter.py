@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from ..config import ConditionalDetrConfig, DetectionConfig, DetrConfig, Task
+from ..config import DetectionConfig, Task
 from ..losses.criterion import LossNormalizers, detection_loss, match_labels, normalizers_of_all_processes
 from ..losses.mask_losses import MASK_STRIDE, mask_losses
 from ..losses.matcher import to_device
 from ..precision import at_least_float32
-from .detector import DETECTORS, DetectionBase, DetectionHead, Given, States, check_labels, rest_of_output, wanted
+from .detection_model import DetectionBase, PrecomputedInputs, States, output_options
+from .detector import ObjectDetectionModel, check_labels, rest_of_output
 from .mask_head import GROUPS, MaskAttention, MaskHead
 from .outputs import SegmentationOutput
 
 
-class SegmentationHead(DetectionBase):
-    """A detector and its mask head. Use `ConditionalDetrForSegmentation` or `DetrForSegmentation`.
+class SegmentationModel(DetectionBase):
+    """A detector and its mask head. Use a family's, such as `ConditionalDetrForSegmentation`.
 
-    The detector is the submodule that transformers calls `conditional_detr` or `detr`; see `detector`.
+    The detector is the submodule that transformers calls by the model type, `conditional_detr` or `detr`; see `detector`.
+
+    Attributes:
+        detector_class: the family's.
+        detector_is_frozen: whether the mask head alone is trained; see `freeze_detector`.
 
     Raises:
         ValueError: the backbone is no plain ResNet, whose stages the mask head needs, or a width it cannot halve.
     """
 
+    part = "segmenter"
+    detector_class: ClassVar[type[ObjectDetectionModel]]
+
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        setattr(self, config.model_type, DETECTORS[config.model_type](config))
+        self.add_module(config.model_type, self.detector_class(config))
         backbone = self.detector.model.backbone
         if not backbone.is_plain_resnet:
             raise ValueError(f"masks need the stages of a ResNet; backbone {config.backbone!r} is another network")
@@ -44,8 +52,9 @@ class SegmentationHead(DetectionBase):
         return "instance" if self.config.is_thing is None else "panoptic"
 
     @property
-    def detector(self) -> DetectionHead:
-        return getattr(self, self.config.model_type)
+    def detector(self) -> ObjectDetectionModel:
+        detector: ObjectDetectionModel = getattr(self, self.config.model_type)
+        return detector
 
     def freeze_backbone(self) -> None:
         self.detector.freeze_backbone()
@@ -67,11 +76,11 @@ class SegmentationHead(DetectionBase):
         return self
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile the detector; see `DetectionHead.compile`. Masks, whose number varies, stay eager."""
+        """Compile the detector; see `ObjectDetectionModel.compile`. Masks, whose number varies, stay eager."""
         self.detector.compile(*args, **options)
 
     def config_for_transformers(self) -> tuple[dict[str, Any], list[str]]:
-        """See `DetectionBase.config_for_transformers`."""
+        """See `PretrainedModel.config_for_transformers`."""
         values, limits = super().config_for_transformers()
         if len(self.detector.model.backbone.channels) < 4:
             limits.append("masks on a backbone of fewer than four stages")
@@ -106,25 +115,31 @@ class SegmentationHead(DetectionBase):
             mask_score_threshold: only queries whose best class scores above it, 0…1, best first.
             mask_limit: at most so many of an image, those with the best scores.
 
-        The other arguments are those of `DetectionHead.forward`.
+        The other arguments are those of `ObjectDetectionModel.forward`.
 
         Raises:
             ValueError: labels that are not one dict with these keys an image, or masks smaller than their image.
         """
         if labels is not None:
             check_labels(labels, len(pixel_values), ("class_labels", "boxes", "masks"))
-        attentions, hidden_states, as_dict = wanted(self.config, output_attentions, output_hidden_states, return_dict)
-        given = Given.of(decoder_attention_mask, encoder_outputs, inputs_embeds, decoder_inputs_embeds)
+        attentions, hidden_states, as_dict = output_options(
+            self.config, output_attentions, output_hidden_states, return_dict
+        )
+        precomputed = PrecomputedInputs.of(
+            decoder_attention_mask, encoder_outputs, inputs_embeds, decoder_inputs_embeds
+        )
         auxiliary = self.config.auxiliary_loss
         detector = self.detector
         with torch.no_grad() if self.detector_is_frozen else nullcontext():
-            states = detector.model.states(pixel_values, pixel_mask, auxiliary, attentions, given, all_stages=True)
+            states = detector.model.states(
+                pixel_values, pixel_mask, auxiliary, attentions, precomputed, all_stages=True
+            )
             logits, boxes = detector.predict_from(states.decoded.normed, states.decoded.reference)
         output = SegmentationOutput()
         chosen = masks = None
         if labels is not None:
             loss, loss_dict, chosen, masks = self._loss(
-                states, logits, boxes, labels, normalizers, _sizes(pixel_values, states.real)
+                states, logits, boxes, labels, normalizers, _sizes(pixel_values, states.pixel_mask)
             )
             output.update(loss=loss, loss_dict=loss_dict)
         if labels is None or not self.training:
@@ -134,18 +149,15 @@ class SegmentationHead(DetectionBase):
         output.update(rest_of_output(states, logits, boxes, auxiliary, attentions, hidden_states))
         if chosen is not None:
             output["mask_query_indices"] = chosen
-        if states.real is not None:
-            cells = states.real[:, ::MASK_STRIDE, ::MASK_STRIDE]
-            output["mask_sizes"] = torch.stack((cells.any(2).sum(1), cells.any(1).sum(1)), dim=1)
+        if states.pixel_mask is not None:
+            output["mask_sizes"] = _heights_and_widths(states.pixel_mask[:, ::MASK_STRIDE, ::MASK_STRIDE])
         return output if as_dict else output.to_tuple()
 
     def _best(self, logits: Tensor, threshold: float | None, limit: int | None) -> Tensor | None:
         """The queries worth a mask: (B, K), best first, padded with -1; None for all of them. logits: (B, Q, …)."""
         if threshold is None and limit is None:
             return None
-        conditional = self.config.model_type == "conditional_detr"
-        exact = at_least_float32(logits)
-        scores = (exact.sigmoid() if conditional else exact.softmax(-1)[..., :-1]).amax(-1)  # (B, Q)
+        scores = self.config.classes.scores(logits).amax(-1)  # (B, Q)
         most = scores.shape[1] if limit is None else min(limit, scores.shape[1])
         if threshold is None:
             return scores.topk(most, dim=1).indices
@@ -158,11 +170,11 @@ class SegmentationHead(DetectionBase):
         content = states.decoded.normed[-1]
         if chosen is not None:
             content = content.gather(1, chosen.clamp(min=0)[..., None].expand(-1, -1, content.shape[-1]))
-        stride, real = self.detector.model.backbone.stride, states.real
-        cells = None if real is None else real[:, ::stride, ::stride].flatten(1)
-        attention = self.bbox_attention(content, states.encoded[-1], cells)[image, place]
+        stride, pixel_mask = self.detector.model.backbone.stride, states.pixel_mask
+        cell_mask = None if pixel_mask is None else pixel_mask[:, ::stride, ::stride].flatten(1)
+        attention = self.bbox_attention(content, states.encoded[-1], cell_mask)[image, place]
         attention = attention.unflatten(-1, states.projected.shape[-2:])  # (N, heads, h, w)
-        return self.mask_head(states.features, states.projected, attention, image, real)
+        return self.mask_head(states.features, states.projected, attention, image, pixel_mask)
 
     def _draw_padded(self, states: States, chosen: Tensor | None, whole: bool) -> Tensor:
         """The masks of `chosen` (B, K), of all queries for None; `whole`: it has no padding. (B, K, h, w)"""
@@ -202,8 +214,8 @@ class SegmentationHead(DetectionBase):
         rows = self._draw(states, chosen, image, place)
         first = to_device(torch.tensor([0, *targets.counts]).cumsum(0), image.device)
         objects = target - first[image]  # counted in their own image
-        wanted = _matched_masks(labels, objects.split(counts), sizes)
-        focal, dice = mask_losses(rows, wanted, sizes)
+        target_masks = _matched_masks(labels, objects.split(counts), sizes)
+        focal, dice = mask_losses(rows, target_masks, sizes)
         focal, dice = focal / normalizers.boxes, dice / normalizers.boxes
         mask_loss = config.mask_loss_coefficient * focal + config.dice_loss_coefficient * dice
         masks = rows.new_zeros((*chosen.shape, *rows.shape[1:]))
@@ -212,29 +224,16 @@ class SegmentationHead(DetectionBase):
         return mask_loss if self.detector_is_frozen else loss + mask_loss, parts, chosen, masks
 
 
-class ConditionalDetrForSegmentation(SegmentationHead):
-    """Conditional DETR with masks. Logits are sigmoid scores over C classes; see `forward`."""
-
-    config_class = ConditionalDetrConfig
-
-
-class DetrForSegmentation(SegmentationHead):
-    """DETR with masks (arXiv 2005.12872, section 4.4). Logits are softmax scores with "no object" last; see `forward`."""
-
-    config_class = DetrConfig
-
-
-SEGMENTERS: dict[str, type[SegmentationHead]] = {
-    c.config_class.model_type: c for c in (ConditionalDetrForSegmentation, DetrForSegmentation)
-}
-
-
-def _sizes(pixel_values: Tensor, real: Tensor | None) -> list[tuple[int, int]]:
+def _sizes(pixel_values: Tensor, pixel_mask: Tensor | None) -> list[tuple[int, int]]:
     """Height and width of each image on its canvas."""
-    if real is None:
+    if pixel_mask is None:
         return [(pixel_values.shape[-2], pixel_values.shape[-1])] * len(pixel_values)
-    both = torch.stack((real.any(2).sum(1), real.any(1).sum(1)), dim=1)
-    return [(height, width) for height, width in both.tolist()]
+    return [(height, width) for height, width in _heights_and_widths(pixel_mask).tolist()]
+
+
+def _heights_and_widths(mask: Tensor) -> Tensor:
+    """(B, H, W) bool, True at the top left of each -> (B, 2) int64, how many rows and columns are."""
+    return torch.stack((mask.any(2).sum(1), mask.any(1).sum(1)), dim=1)
 
 
 def _matched_masks(

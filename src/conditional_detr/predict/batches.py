@@ -7,28 +7,41 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from ..images.sizes import size_after_resize
-from ..transformers.image_processor import DetectionImageProcessor
+from ..images.prepare import Preprocessing
 
 # Pixels of a batch on a CPU: above, feature maps leave the caches (measured on R50 at 800×1066: an image takes 20 % longer
 # in a batch of 8 than alone).
 CPU_BATCH = 1_000_000
 
 
-def canvas_of(size: tuple[int, int], processor: DetectionImageProcessor, step: int = 1) -> tuple[int, int]:
+def canvas_of(size: tuple[int, int], preprocessing: Preprocessing, step: int = 1) -> tuple[int, int]:
     """Height and width of the canvas of an image of this size: resized, its sides rounded up to multiples of `step`."""
-    return _rounded_up(size_after_resize(*size, processor.size) if processor.do_resize else size, step)
+    return rounded_up(preprocessing.size_of(*size), step)
+
+
+def rounded_up(size: tuple[int, int], step: int) -> tuple[int, int]:
+    """The sides of a canvas, each the next multiple of `step`."""
+    return -(-size[0] // step) * step, -(-size[1] // step) * step
 
 
 def batches_of_canvases(
-    canvases: Sequence[tuple[int, int]], batch_size: int, device: torch.device, few_sizes: bool = False
+    canvases: Sequence[tuple[int, int]],
+    batch_size: int,
+    device: torch.device,
+    few_sizes: bool = False,
+    window: int | None = None,
 ) -> list[list[int]]:
     """Indices of images in batches of one canvas, at most `batch_size` each; on a CPU, of at most `CPU_BATCH` pixels.
 
     Args:
         few_sizes: what does not fill a batch is split into powers of two, so that few sizes of batches occur.
+        window: only so many images that follow one another may share batches; None: all may.
     """
-    batches = batches_by_shape(np.array(canvases).reshape(-1, 2), batch_size)
+    step = window or max(1, len(canvases))
+    batches: list[list[int]] = []
+    for first in range(0, len(canvases), step):
+        near = np.array(canvases[first : first + step]).reshape(-1, 2)
+        batches += [[first + i for i in batch] for batch in batches_by_shape(near, batch_size)]
     if few_sizes:
         batches = [part for batch in batches for part in _powers_of_two(batch, batch_size)]
     if device.type != "cpu":
@@ -42,10 +55,6 @@ def _powers_of_two(batch: list[int], batch_size: int) -> Iterator[list[int]]:
         count = len(batch) if len(batch) == batch_size else 1 << len(batch).bit_length() - 1
         yield batch[:count]
         batch = batch[count:]
-
-
-def _rounded_up(size: tuple[int, int], step: int) -> tuple[int, int]:
-    return -(-size[0] // step) * step, -(-size[1] // step) * step
 
 
 def batches_by_shape(shapes: np.ndarray, batch_size: int) -> list[list[int]]:

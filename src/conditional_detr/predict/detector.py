@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -11,20 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoints.pretrained import named_dtype
-from ..checkpoints.read import HUB_OPTIONS, has_masks, model_family
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.hub import HUB_OPTIONS
+from ..checkpoints.load import named_dtype
 from ..config import Task
-from ..images.read import as_rgb_tensor, image_list, image_size, is_image_file
+from ..families import config_class_of
+from ..images.open_file import is_image_file
+from ..images.prepare import Preprocessing
+from ..images.read import as_rgb_tensor, image_list, image_size
 from ..images.sizes import size_dict
 from ..models.deploy import check_dtype, compile_model, prepare_for_inference
-from ..models.detector import DETECTORS, DetectionHead
-from ..models.segmenter import SEGMENTERS, SegmentationHead
-from ..results.named import Detection, PanopticMap, Segment
-from ..transformers.auto_processor import IMAGE_PROCESSORS
+from ..models.detector import ObjectDetectionModel
+from ..models.family import family_of
+from ..models.segmenter import SegmentationModel
+from ..results.image_results import ImageResults
+from ..results.named import Detection, PanopticMap, named_detections, named_map
+from ..transformers.auto_processor import image_processor_of
 from ..transformers.image_processor import DetectionImageProcessor
 from .batches import batches_of_canvases, canvas_of
 from .memory import check_size
-from .stream import detect_batch, prepare, read_prepared
+from .run import PreparedBatch, run_batches
 
 BATCH = 8  # images of one shape that are computed at once, at most
 WINDOW = 8 * BATCH  # images that are held, resized, while those of one shape are looked for among them
@@ -38,7 +44,7 @@ class Detector:
     ...     print(detection.label, detection.score, detection.box)
     """
 
-    def __init__(self, model: DetectionHead | SegmentationHead, processor: DetectionImageProcessor) -> None:
+    def __init__(self, model: ObjectDetectionModel | SegmentationModel, processor: DetectionImageProcessor) -> None:
         self.model, self.processor = model.eval(), processor
 
     @property
@@ -108,10 +114,12 @@ class Detector:
         kind = named_dtype(dtype) or torch.float32
         check_dtype(place, kind)
         files = {option: options[option] for option in HUB_OPTIONS if option in options}
-        family = model_family(name, **files)
-        models: dict[str, Any] = SEGMENTERS if has_masks(name, **files) else DETECTORS
-        model = models[family].from_pretrained(name, dtype=torch.float32, **options)
-        processor = IMAGE_PROCESSORS[family].from_pretrained(name, **files)
+        checkpoint = Checkpoint.find(name, **files)
+        config_class = config_class_of(checkpoint)
+        family = family_of(config_class.model_type)
+        model_class = family.segmenter if checkpoint.has_masks else family.detector
+        model = model_class.from_pretrained(checkpoint, dtype=torch.float32, **options)
+        processor = image_processor_of(config_class).from_pretrained(checkpoint)
         if image_size is not None or max_size is not None:
             processor.do_resize, processor.size = True, _other_size(processor.size, image_size, max_size)
         prepare_for_inference(model, place, kind)
@@ -154,7 +162,8 @@ class Detector:
             RuntimeError: memory ran out; the message says what to do.
         """
         _check_score("threshold", threshold)
-        return [list(self.named(result)) for result in self._results(images, threshold, self.model.task)]
+        names = self.model.config.id2label
+        return [named_detections(found, names) for found in self._results(images, threshold, self.model.task)]
 
     def panoptic(self, image: Any, threshold: float | None = None) -> PanopticMap:
         """Give each pixel of an image to a segment, things and stuff, merged as in the DETR paper.
@@ -173,65 +182,48 @@ class Detector:
             )
         if threshold is not None:
             _check_score("threshold", threshold)
-        (result,) = self._results([image], 1.0, "panoptic", threshold)
-        return self.named_map(result)
+        (found,) = self._results([image], 1.0, "panoptic", threshold)
+        return named_map(found, self.model.config.id2label)
 
     def _results(
         self, images: Any, threshold: float, task: Task, panoptic_threshold: float | None = None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[ImageResults]:
+        """In the order of the images, which are read `WINDOW` at a time."""
         coming = iter(image_list(images) if _is_many(images) or not _yields_images(images) else images)
         while window := list(islice(coming, WINDOW)):
             yield from self._results_of_window(window, threshold, task, panoptic_threshold)
             del window  # before the next images come
 
     def _results_of_window(
-        self, images: list[Any], threshold: float, task: Task, panoptic_threshold: float | None
-    ) -> list[dict[str, Any]]:
-        sizes: list[tuple[int, int]] = []
+        self, images: Sequence[Any], threshold: float, task: Task, panoptic_threshold: float | None
+    ) -> list[ImageResults]:
+        preprocessing = self.processor.preprocessing
+        results: dict[int, ImageResults] = {}
+        for batch, found in run_batches(
+            self.model, preprocessing, self._batches(images, preprocessing),
+            threshold=threshold, task=task, panoptic_threshold=panoptic_threshold,
+        ):  # fmt: skip
+            results.update(zip(batch.indices, found, strict=True))
+        return [results[i] for i in range(len(images))]
+
+    def _batches(self, images: Sequence[Any], preprocessing: Preprocessing) -> list[PreparedBatch]:
+        """Images, read and resized, in batches of one canvas."""
+        model = self.model
         prepared: list[Tensor] = []
+        sizes: list[tuple[int, int]] = []
+        canvases: list[tuple[int, int]] = []
         for image in images:
-            if is_image_file(image):
-                if hasattr(image, "read") and not image.seekable():  # it can be read once only
-                    image = image.read()
-                sizes.append(image_size(image))
-                self._check_size(sizes[-1])
-                prepared.append(read_prepared(image, self.processor, sizes[-1]))
-                continue
-            tensor = _as_uint8(as_rgb_tensor(image))
-            sizes.append((tensor.shape[-2], tensor.shape[-1]))
-            self._check_size(sizes[-1])
-            prepared.append(prepare(tensor, self.processor))
-        results: list[Any] = [None] * len(sizes)
-        canvases = [canvas_of(size, self.processor, self.model.canvas_step) for size in sizes]
-        few_sizes = self.model.recorded_shapes is not None
-        for batch in batches_of_canvases(canvases, BATCH, self.model.device, few_sizes):
-            found = detect_batch(
-                self.model, self.processor, [prepared[i] for i in batch], [sizes[i] for i in batch], threshold,
-                task=task, panoptic_threshold=panoptic_threshold,
-            )  # fmt: skip
-            for i, one in zip(batch, found, strict=True):
-                results[i] = one
-        return results
-
-    def _check_size(self, size: tuple[int, int]) -> None:
-        check_size(canvas_of(size, self.processor), self.model.device, self.model.dtype)
-
-    def named(self, result: dict[str, Any]) -> Iterator[Detection]:
-        """Turn `scores`, `labels`, `boxes` and perhaps `masks` of one image into detections."""
-        names = self.model.config.id2label
-        rows = zip(result["labels"].tolist(), result["scores"].tolist(), result["boxes"].tolist(), strict=True)
-        masks = result.get("masks") or [None] * len(result["labels"])
-        for (label, score, (x0, y0, x1, y1)), mask in zip(rows, masks, strict=True):
-            yield Detection(names[label], score, (x0, y0, x1, y1), label, mask)
-
-    def named_map(self, result: dict[str, Any]) -> PanopticMap:
-        """Turn `segmentation` and `segments_info` of one image into a map."""
-        names = self.model.config.id2label
-        segments = [
-            Segment(s["id"], names[s["label_id"]], s["label_id"], s["isthing"], s["score"], s["area"])
-            for s in result["segments_info"]
+            if hasattr(image, "read") and not image.seekable():  # it can be read once only
+                image = image.read()
+            decoded = None if is_image_file(image) else _as_uint8(as_rgb_tensor(image))
+            sizes.append(image_size(image) if decoded is None else (decoded.shape[-2], decoded.shape[-1]))
+            canvases.append(canvas_of(sizes[-1], preprocessing, model.canvas_step))
+            check_size(canvases[-1], model.device, model.dtype)
+            prepared.append(preprocessing.read(image, sizes[-1]) if decoded is None else preprocessing.resize(decoded))
+        return [
+            PreparedBatch([prepared[i] for i in batch], [sizes[i] for i in batch], batch)
+            for batch in batches_of_canvases(canvases, BATCH, model.device, model.recorded_shapes is not None)
         ]
-        return PanopticMap(result["segmentation"].numpy(), segments)
 
 
 def best_device() -> torch.device:

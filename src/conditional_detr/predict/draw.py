@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ..results.named import Detection
+from ..results.named import Detection
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="OpenCV")  # supervision draws well without it

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..coco_masks import mask_from_segmentation
+from .image_results import ImageResults
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,28 @@ class PanopticMap:
 
     ids: np.ndarray
     segments: list[Segment]
+
+
+def named_detections(results: ImageResults, names: Mapping[int, str]) -> list[Detection]:
+    """An image's detections, best first. names: class -> name."""
+    rows = zip(results.labels.tolist(), results.scores.tolist(), results.boxes.tolist(), strict=True)
+    masks = [None] * len(results.labels) if results.masks is None else results.masks
+    return [
+        Detection(names[label], score, (x0, y0, x1, y1), label, mask)
+        for (label, score, (x0, y0, x1, y1)), mask in zip(rows, masks, strict=True)
+    ]
+
+
+def named_map(results: ImageResults, names: Mapping[int, str]) -> PanopticMap:
+    """An image's panoptic map. names: class -> name.
+
+    Raises:
+        ValueError: the results have no map.
+    """
+    if results.segmentation is None:
+        raise ValueError("these results have no panoptic map")
+    segments = [
+        Segment(s["id"], names[s["label_id"]], s["label_id"], s["isthing"], s["score"], s["area"])
+        for s in results.segments
+    ]
+    return PanopticMap(results.segmentation.numpy(), segments)

@@ -42,7 +42,11 @@ def panoptic_png_bytes(segmentation: Tensor | np.ndarray) -> bytes:
 
 def write_panoptic_png(path: Path, segmentation: Tensor | np.ndarray) -> None:
     """Write a segmentation (H, W) as a PNG file, whole or not at all; errors as of `panoptic_png_bytes`, and OSError."""
-    content = panoptic_png_bytes(segmentation)
+    write_panoptic_png_bytes(path, panoptic_png_bytes(segmentation))
+
+
+def write_panoptic_png_bytes(path: Path, content: bytes) -> None:
+    """Write what `panoptic_png_bytes` gave."""
     write_atomically(path, lambda beside: beside.write_bytes(content))
 
 

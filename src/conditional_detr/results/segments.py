@@ -1,10 +1,7 @@
 """Predictions with masks -> segmentations: maps of segments or of classes, masks of objects, and panoptic maps.
 
-Every function takes a segmentation model's outputs: `logits` (B, Q, C), `pred_boxes` (B, Q, 4) cxcywh, relative,
-`pred_masks` (B, K, h, w) mask logits, and two fields that may be absent: `mask_query_indices` (B, K), which query each
-mask is of, -1 for none (absent: all Q, in order), and `mask_sizes` (B, 2), the cells of each image within h x w (absent:
-all). What lies outside an image is cut off before anything is resized, so that an image gives the same alone and padded
-in a batch. `classes` says how class logits are read. Queries without a mask take no part.
+Every function takes `MaskPredictions`. What lies outside an image is cut off before anything is resized, so that an image
+gives the same alone and padded in a batch. `classes` says how class logits are read. Queries without a mask take no part.
 
 Masks are resized bilinearly from their cells to `target_sizes`, `CHUNK` pixels at a time, so that memory does not grow
 with the number of masks. Where several are equally strong at a pixel, the first query (or class) has it.
@@ -13,6 +10,7 @@ with the number of masks. Where several are equally strong at a pixel, the first
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +19,6 @@ from torch.nn import functional
 
 from ..classes import ClassReading
 from ..precision import at_least_float32
-from ..transformers.batch_feature import BatchFeature
 from .detections import TargetSizes, detections_with_queries
 
 CHUNK = 2**22  # 13 masks of 480 x 640, 16 MB: twice as fast as 100 at once
@@ -29,9 +26,35 @@ CHUNK = 2**22  # 13 masks of 480 x 640, 16 MB: twice as fast as 100 at once
 Size = tuple[int, int]
 
 
+@dataclass(frozen=True)
+class MaskPredictions:
+    """What a segmentation model says of the classes and masks of B images. Q queries, K masks an image."""
+
+    logits: Tensor  # (B, Q, C or C + 1) of classes
+    masks: Tensor  # (B, K, h, w) logits
+    queries: Tensor | None = None  # (B, K) int64, the query of each mask, -1 for none; None: all Q, in order
+    sizes: Tensor | None = None  # (B, 2) int64, rows and columns of each image within h x w; None: all
+
+    @classmethod
+    def of(cls, outputs: Any) -> MaskPredictions:
+        """From a model's outputs: `logits`, `pred_masks`, and, where they have them, `mask_query_indices` and `mask_sizes`,
+        which those of transformers' models lack.
+
+        Raises:
+            ValueError: there are no masks, or not of all queries, and nothing says of which.
+        """
+        masks = getattr(outputs, "pred_masks", None)
+        if masks is None:
+            raise ValueError("the outputs have no pred_masks: use a ...ForSegmentation model")
+        queries, sizes = getattr(outputs, "mask_query_indices", None), getattr(outputs, "mask_sizes", None)
+        if queries is None and masks.shape[1] != outputs.logits.shape[1]:
+            raise ValueError(f"{masks.shape[1]} masks for {outputs.logits.shape[1]} queries need mask_query_indices")
+        return cls(outputs.logits, masks, queries, sizes)
+
+
 @torch.no_grad()
 def segment_maps(
-    outputs: Any,
+    predictions: MaskPredictions,
     classes: ClassReading,
     threshold: float = 0.5,
     mask_threshold: float = 0.5,
@@ -51,7 +74,7 @@ def segment_maps(
     from the older one's id, and two objects can get the same (its issue 23461). Here a new segment has a new id.
 
     Args:
-        outputs, classes: see the module.
+        predictions, classes: see the module.
         threshold, mask_threshold, overlap_mask_area_threshold: 0..1.
         label_ids_to_fuse: classes of which all segments get one id.
         target_sizes: (height, width) of each image, a list or (B, 2); None leaves the masks' sizes.
@@ -63,10 +86,10 @@ def segment_maps(
         an entry each, with the same id.
 
     Raises:
-        ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
+        ValueError: `target_sizes` is not one pair an image.
     """
     results: list[dict[str, Any]] = []
-    for logits, queries, masks, size in _images(outputs, target_sizes):
+    for logits, queries, masks, size in _images(predictions, target_sizes):
         rows, scores, labels = classes.best(logits[queries], threshold)
         if not len(rows):
             results.append({"segmentation": torch.full(size, -1.0, device=masks.device), "segments_info": []})
@@ -88,34 +111,43 @@ def segment_maps(
 
 @torch.no_grad()
 def class_maps(
-    outputs: Any, classes: ClassReading, target_sizes: TargetSizes | None = None, return_scores: bool = False
-) -> list[Any]:
+    predictions: MaskPredictions, classes: ClassReading, target_sizes: TargetSizes | None = None
+) -> list[Tensor]:
     """The class of each pixel: the one with the greatest sum over queries of class probability × mask probability.
 
     There is no "nothing": an image whose queries have no masks is class 0 everywhere. transformers reads Conditional
     DETR's classes by softmax, as if just one of them could be there.
 
     Args:
-        outputs, classes: see the module.
+        predictions, classes: see the module.
         target_sizes: (height, width) of each image, a list or (B, 2); None leaves the masks' sizes.
-        return_scores: the sums as well; they take C times the memory of the map.
 
     Returns:
-        for each image, int64 (height, width); with `return_scores`, `segmentation` (height, width) and
-        `segmentation_scores`, float32 at least (C, height, width).
+        for each image, int64 (height, width).
 
     Raises:
-        ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
+        ValueError: `target_sizes` is not one pair an image.
     """
-    results: list[Any] = []
-    for logits, queries, masks, size in _images(outputs, target_sizes):
-        sums = torch.einsum("qc,qhw->chw", classes.scores(logits[queries]), at_least_float32(masks).sigmoid())
-        if return_scores:
-            scores = torch.cat([chunk for _, chunk in _resized(sums, size)])
-            results.append(BatchFeature(segmentation=scores.argmax(0), segmentation_scores=scores))
-        else:
-            results.append(_strongest(_resized(sums, size)))
-    return results
+    return [_strongest(_resized(sums, size)) for sums, size in _class_sums(predictions, classes, target_sizes)]
+
+
+@torch.no_grad()
+def class_scores(
+    predictions: MaskPredictions, classes: ClassReading, target_sizes: TargetSizes | None = None
+) -> list[Tensor]:
+    """What `class_maps` compares: float32 at least (C, height, width) of each image, C times the memory of the map."""
+    return [
+        torch.cat([chunk for _, chunk in _resized(sums, size)])
+        for sums, size in _class_sums(predictions, classes, target_sizes)
+    ]
+
+
+def _class_sums(
+    predictions: MaskPredictions, classes: ClassReading, target_sizes: TargetSizes | None
+) -> Iterator[tuple[Tensor, Size]]:
+    """Of each image the sums (C, h, w), and the target size."""
+    for logits, queries, masks, size in _images(predictions, target_sizes):
+        yield torch.einsum("qc,qhw->chw", classes.scores(logits[queries]), at_least_float32(masks).sigmoid()), size
 
 
 def map_runs(segmentation: Tensor) -> list[list[int]]:
@@ -134,7 +166,8 @@ def map_runs(segmentation: Tensor) -> list[list[int]]:
 
 @torch.no_grad()
 def instance_masks(
-    outputs: Any,
+    predictions: MaskPredictions,
+    pred_boxes: Tensor,
     classes: ClassReading,
     target_sizes: TargetSizes,
     threshold: float,
@@ -143,11 +176,12 @@ def instance_masks(
 ) -> list[dict[str, Any]]:
     """Detections, each with its own mask; masks may overlap, and a query detected with several classes has one mask.
 
-    Of queries without a mask (see `mask_query_indices`) there are no detections. With `mask_score_threshold` at most
+    Of queries without a mask (see `MaskPredictions.queries`) there are no detections. With `mask_score_threshold` at most
     `threshold` and a `mask_limit` of at least `top_k` none is missing, but where scores tie, as many do in bfloat16.
 
     Args:
-        outputs, classes: see the module.
+        predictions, classes: see the module.
+        pred_boxes: (B, Q, 4) cxcywh, relative.
         target_sizes: (height, width) of each image, a list or (B, 2).
         threshold: only scores above it.
         top_k: at most so many of an image, best first.
@@ -158,15 +192,15 @@ def instance_masks(
         `post_process_object_detection`, and `masks`, n COCO run lengths {"size": [height, width], "counts": str}.
 
     Raises:
-        ValueError: `target_sizes` is not one pair an image, or the outputs have no masks.
+        ValueError: `target_sizes` is not one pair an image.
     """
-    from hotcoco import mask as coco_mask  # only those who have masks wait for it
+    from hotcoco import mask as coco_mask  # imported here, since masks alone need it
 
-    logits = _of_drawn_queries(outputs, classes)
-    found = detections_with_queries(logits, outputs.pred_boxes, classes, target_sizes, threshold, top_k)
+    logits = _of_drawn_queries(predictions, classes)
+    found = detections_with_queries(logits, pred_boxes, classes, target_sizes, threshold, top_k)
 
     results: list[dict[str, Any]] = []
-    images = _images(outputs, target_sizes)
+    images = _images(predictions, target_sizes)
     least = torch.tensor(mask_threshold).logit().item()
     for detected, (_, queries, masks, (height, width)) in zip(found, images, strict=True):
         row_of_query = queries.new_full((logits.shape[1],), -1)
@@ -183,7 +217,7 @@ def instance_masks(
 
 @torch.no_grad()
 def merge_panoptic(
-    outputs: Any,
+    predictions: MaskPredictions,
     classes: ClassReading,
     target_sizes: TargetSizes,
     is_thing: Sequence[bool],
@@ -201,7 +235,7 @@ def merge_panoptic(
     with 0, COCO's "nothing".
 
     Args:
-        outputs, classes: see the module.
+        predictions, classes: see the module.
         target_sizes: (height, width) of each image, a list or (B, 2).
         is_thing: of each class, whether it is one of things (else of stuff).
         threshold: of scores, 0..1.
@@ -213,12 +247,12 @@ def merge_panoptic(
         pixels and `score`, the highest where stuff was merged.
 
     Raises:
-        ValueError: `target_sizes` is not one pair an image, `is_thing` not one a class, or the outputs have no masks.
+        ValueError: `target_sizes` is not one pair an image, or `is_thing` not one a class.
     """
-    if len(is_thing) != (count := classes.count(outputs.logits)):
+    if len(is_thing) != (count := classes.count(predictions.logits)):
         raise ValueError(f"is_thing must have one value for each of the model's {count} classes, got {len(is_thing)}")
     results: list[dict[str, Any]] = []
-    for logits, queries, masks, size in _images(outputs, target_sizes):
+    for logits, queries, masks, size in _images(predictions, target_sizes):
         rows, scores, labels = classes.best(logits[queries], threshold)
         segmentation = torch.zeros(size, dtype=torch.int32, device=masks.device)
         segments: list[dict[str, Any]] = []
@@ -243,9 +277,9 @@ def merge_panoptic(
     return results
 
 
-def _of_drawn_queries(outputs: Any, classes: ClassReading) -> Tensor:
+def _of_drawn_queries(predictions: MaskPredictions, classes: ClassReading) -> Tensor:
     """The class logits, those of queries without a mask so low that no class scores above 0."""
-    logits, indices = outputs.logits, getattr(outputs, "mask_query_indices", None)
+    logits, indices = predictions.logits, predictions.queries
     if indices is None:
         return logits
     count = logits.shape[1]
@@ -256,16 +290,13 @@ def _of_drawn_queries(outputs: Any, classes: ClassReading) -> Tensor:
     return logits.masked_fill(absent, torch.finfo(logits.dtype).min)
 
 
-def _images(outputs: Any, target_sizes: TargetSizes | None) -> Iterator[tuple[Tensor, Tensor, Tensor, Size]]:
+def _images(
+    predictions: MaskPredictions, target_sizes: TargetSizes | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Size]]:
     """Of each image: class logits (Q, C), the queries (k,) that have masks, these (k, h, w), cut, and the target size."""
-    logits, masks = outputs.logits, getattr(outputs, "pred_masks", None)
-    if masks is None:
-        raise ValueError("the outputs have no pred_masks: use a ...ForSegmentation model")
-    indices, cells = getattr(outputs, "mask_query_indices", None), getattr(outputs, "mask_sizes", None)
-    if indices is None and masks.shape[1] != logits.shape[1]:
-        raise ValueError(f"{masks.shape[1]} masks for {logits.shape[1]} queries need mask_query_indices")
+    logits, masks, indices = predictions.logits, predictions.masks, predictions.queries
     every = torch.arange(masks.shape[1], device=masks.device)
-    sizes = [tuple(masks.shape[2:])] * len(masks) if cells is None else cells.tolist()
+    sizes = [tuple(masks.shape[2:])] * len(masks) if predictions.sizes is None else predictions.sizes.tolist()
     targets = sizes if target_sizes is None else _pairs(target_sizes, len(masks))
     for image, ((height, width), target) in enumerate(zip(sizes, targets, strict=True)):
         queries, cut = every, masks[image, :, :height, :width]

@@ -31,7 +31,6 @@ from torch import Tensor
 
 from ..data.samples import Batch, seed_of
 from ..evaluate.evaluation import HEADLINE
-from ..images.pixels import normalize
 from ..losses.criterion import LossNormalizers, count_normalizers
 from ..stopping import Interrupted, StopRequest
 from ..workers import WorkerDied, batches_of
@@ -131,7 +130,7 @@ def _has_ended(run: Run) -> bool:
 
 
 def _wait_for(run: Run, batches: Iterator[Batch]) -> list[Batch]:
-    """The next step's micro-batches. A process that is alone stops waiting when it is asked to stop: a disk far away may
+    """The next step's micro-batches. A process that is alone stops waiting when it is asked to stop: a network drive may
     never answer."""
     try:
         run.stop.at_once = run.processes.alone
@@ -149,7 +148,7 @@ def _inspect(run: Run, micro_batches: list[Batch]) -> None:
     """Draw the run's first batch, once, and refuse damaged images where they are not to be left out."""
     picture = run.output / "batch.jpg"
     if run.processes.is_first and not picture.exists():
-        with suppress(OSError):  # a picture is not worth a run; the checkpoint will say that the disk is full
+        with suppress(OSError):  # training goes on without the picture; of a full disk the checkpoint tells
             draw_batch(picture, micro_batches[0], run.train_set.category_names)
     bad = [message for batch in micro_batches for message in batch.bad_images]
     if bad and not run.recipe.skip_bad_images:
@@ -186,20 +185,20 @@ def _step(run: Run, micro_batches: list[Batch]) -> list[dict[str, Tensor]]:
 def _on_device(run: Run, batch: Batch) -> tuple[Tensor, Tensor | None, list[dict[str, Any]]]:
     """A batch's canvases, normalised, (B, 3, H, W), its pixel mask (B, H, W) and its labels. Their boxes and classes stay
     here: the loss sends those of all images at once."""
-    device, processor = run.processes.device, run.processor
+    device = run.processes.device
     images = batch.images.to(device, non_blocking=True)
     pixel_mask = None if batch.pixel_mask is None else batch.pixel_mask.to(device, non_blocking=True)
     labels = [
         {**label, "masks": label["masks"].to(device, non_blocking=True)} if "masks" in label else label
         for label in batch.labels
     ]
-    pixels = normalize(images, processor.image_mean, processor.image_std, processor.rescale_factor)
+    pixels = run.processor.preprocessing.normalize(images)
     return pixels.contiguous(memory_format=torch.channels_last), pixel_mask, labels
 
 
 def _check_finite(run: Run, loss: Tensor, norm: Tensor, micro_batches: list[Batch]) -> None:
     """Stop before a step that would spoil the weights, and save the state from before it."""
-    # A gradient that overflows under fp16 is the scaler's business; a loss that is not finite never is.
+    # Under fp16 the gradient scaler passes over steps whose gradient overflows; a loss that is not finite is always a fault.
     watched = loss if run.recipe.precision == "fp16" else loss + norm
     if not run.processes.any(~torch.isfinite(watched)):  # a loss is of one process alone, and all of them must stop
         return

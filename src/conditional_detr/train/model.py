@@ -8,25 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..checkpoints.read import config_of
+from ..checkpoints.checkpoint import Checkpoint
 from ..config import DetectionConfig
 from ..data.dataset import DetectionDataset
 from ..data.samples import seed_of
 from ..images.sizes import output_size
-from ..models.detector import DETECTORS, DetectionHead
+from ..models.detector import ObjectDetectionModel
+from ..models.family import family_of
 from ..models.position import MAX_LEARNED_CELLS
-from ..models.segmenter import SEGMENTERS, SegmentationHead
+from ..models.segmenter import SegmentationModel
 from .recipe import Recipe
 from .state import SavedState
 
-# Below this, a transformer detector trained from nothing is a disappointment, and people should hear so beforehand.
+# On fewer images, a transformer detector trained from random weights finds little; the run says so at its start.
 SMALL_SET = 10_000
 BIG_MODEL = 10_000_000  # weights; smaller ones are meant for small sets
 
 
 def build_model(
     recipe: Recipe, data: DetectionDataset, saved: SavedState | None = None
-) -> tuple[DetectionHead | SegmentationHead, list[str]]:
+) -> tuple[ObjectDetectionModel | SegmentationModel, list[str]]:
     """The model to train, and what its user should know about it.
 
     Args:
@@ -38,7 +39,7 @@ def build_model(
     torch.manual_seed(seed_of(recipe.seed, "weights"))
     config = recipe.model_config(**_classes_of(data))
     notes: list[str] = []
-    model: DetectionHead | SegmentationHead
+    model: ObjectDetectionModel | SegmentationModel
     if saved is not None:
         config = _saved_config(recipe, config, saved.config)
         config.use_pretrained_backbone = False  # every weight comes from the checkpoint
@@ -49,7 +50,7 @@ def build_model(
     else:
         model = _new_model(recipe, config)
         notes += _advice(model, images=len(data))
-    if isinstance(model, SegmentationHead) and recipe.freeze_detector:
+    if isinstance(model, SegmentationModel) and recipe.freeze_detector:
         model.freeze_detector()
         notes.append("the detector stays as it is: only the mask head is trained")
     return model, notes
@@ -64,8 +65,9 @@ def _classes_of(data: DetectionDataset) -> dict[str, Any]:
     }
 
 
-def _model_class(recipe: Recipe, config: DetectionConfig) -> type[DetectionHead] | type[SegmentationHead]:
-    return DETECTORS[config.model_type] if recipe.task == "detection" else SEGMENTERS[config.model_type]
+def _model_class(recipe: Recipe, config: DetectionConfig) -> type[ObjectDetectionModel] | type[SegmentationModel]:
+    family = family_of(config.model_type)
+    return family.detector if recipe.task == "detection" else family.segmenter
 
 
 def _saved_config(recipe: Recipe, config: DetectionConfig, saved: dict[str, Any] | None) -> DetectionConfig:
@@ -77,7 +79,7 @@ def _saved_config(recipe: Recipe, config: DetectionConfig, saved: dict[str, Any]
     if not recipe.init_from:
         return config
     # A checkpoint from before configurations were kept in it: what the run started with decides.
-    started = config_of(recipe.init_from, type(config), **_model_fields(recipe))
+    started = Checkpoint(recipe.init_from).config(type(config), _model_fields(recipe))
     started.id2label, started.category_ids, started.is_thing = config.id2label, config.category_ids, config.is_thing
     return started
 
@@ -89,7 +91,7 @@ def _model_fields(recipe: Recipe) -> dict[str, Any]:
 
 def _from_checkpoint(
     recipe: Recipe, config: DetectionConfig, data: DetectionDataset
-) -> tuple[DetectionHead | SegmentationHead, str]:
+) -> tuple[ObjectDetectionModel | SegmentationModel, str]:
     """Start from saved weights. The recipe's model fields win over the checkpoint's; other classes get a new classifier.
 
     Args:
@@ -121,7 +123,7 @@ def _first_of(names: list[str]) -> str:
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
-def _new_model(recipe: Recipe, config: DetectionConfig) -> DetectionHead | SegmentationHead:
+def _new_model(recipe: Recipe, config: DetectionConfig) -> ObjectDetectionModel | SegmentationModel:
     if recipe.freeze_detector:
         raise ValueError("freeze_detector trains the mask head alone: give a trained detector with --init_from")
     if config.backbone_norm == "frozen" and not config.use_pretrained_backbone:
@@ -133,7 +135,7 @@ def _new_model(recipe: Recipe, config: DetectionConfig) -> DetectionHead | Segme
     return _model_class(recipe, config)(config)
 
 
-def _advice(model: DetectionHead | SegmentationHead, images: int) -> list[str]:
+def _advice(model: ObjectDetectionModel | SegmentationModel, images: int) -> list[str]:
     """What to expect of a new model, trained on so many images."""
     if model.config.use_pretrained_backbone:
         return [f"backbone: ImageNet weights of {model.config.backbone}; the transformer starts from nothing"]
@@ -148,13 +150,16 @@ def _advice(model: DetectionHead | SegmentationHead, images: int) -> list[str]:
 
 
 def check_learned_positions(
-    recipe: Recipe, model: DetectionHead | SegmentationHead, train_set: DetectionDataset, val_set: DetectionDataset
+    recipe: Recipe,
+    model: ObjectDetectionModel | SegmentationModel,
+    train_set: DetectionDataset,
+    val_set: DetectionDataset,
 ) -> None:
     """Refuse at the start what would otherwise fail at the first large image."""
     if model.config.position_embedding_type != "learned":
         return
     settings = recipe.augmentation
-    detector = model.detector if isinstance(model, SegmentationHead) else model
+    detector = model.detector if isinstance(model, SegmentationModel) else model
     stride = detector.model.backbone.stride
     for dataset, short, long in (
         (train_set, max(settings.scales), settings.max_size),

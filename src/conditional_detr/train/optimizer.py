@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel
 
-from ..models.detector import DetectionHead
-from ..models.segmenter import SegmentationHead
+from ..models.detector import ObjectDetectionModel
+from ..models.segmenter import SegmentationModel
 from .recipe import Recipe
 
 
@@ -38,9 +38,9 @@ class MovingAverage(AveragedModel):
     """An exponential moving average of a model's weights and statistics; `module` is the model that has them. Its decay
     rises to `decay` as (1 + n) / (10 + n) over the updates n, so that the random start is soon forgotten."""
 
-    module: DetectionHead | SegmentationHead
+    module: ObjectDetectionModel | SegmentationModel
 
-    def __init__(self, model: DetectionHead | SegmentationHead, decay: float) -> None:
+    def __init__(self, model: ObjectDetectionModel | SegmentationModel, decay: float) -> None:
         def update(averages: PARAM_LIST, values: PARAM_LIST, count: Tensor | int) -> None:
             n = float(count)
             weight = 1 - min(decay, (1 + n) / (10 + n))

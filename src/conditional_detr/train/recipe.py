@@ -15,9 +15,10 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from ..config import CONFIG_CLASSES, DetectionConfig, Task
+from ..config import DetectionConfig, Task
 from ..data.augmentation import Augmentation
 from ..data.shares import SHARES, shares_of
+from ..families import CONFIG_CLASSES
 from ..options import checked, expectation, instead
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -44,7 +45,7 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "backbone_lr", "weight_decay", "clip_norm", "warmup_steps", "early_stopping", "checkpoint_steps", "seed", "threads",
 )  # fmt: skip
-# More of these is a slip of the hand: it would end in years, or in more processes than a system has.
+# Greater values are typing errors: such runs would take years, or more processes than a system has.
 MOST = {"epochs": 1_000_000, "workers": 1024, "threads": 1024}
 
 

@@ -20,10 +20,9 @@ from ..data.samples import TrainingSet, collate
 from ..data.splits import read_split_files, read_splits
 from ..data.transforms import training_transform
 from ..files import write_atomically
-from ..predict.stream import worker_count
 from ..stopping import StopRequest
-from ..transformers.auto_processor import IMAGE_PROCESSORS
-from ..workers import InSharedMemory, leave_signals_to_the_parent
+from ..transformers.auto_processor import image_processor_of
+from ..workers import InSharedMemory, leave_signals_to_the_parent, worker_count
 from .checkpoint_files import put_aside_after
 from .distributed import Processes
 from .log import RunLog
@@ -56,7 +55,7 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
     batches.start_step = state.progress.step
     log = RunLog(Path(recipe.output), recipe.epochs * batches.steps_per_epoch, processes.is_first)
     log.best = best_so_far(recipe.task, state.progress)
-    processor = IMAGE_PROCESSORS[state.model.config.model_type](
+    processor = image_processor_of(type(state.model.config))(
         size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
     )
     if recipe.gradient_checkpointing:
@@ -194,8 +193,8 @@ def _state(
 
 
 def _take_threads(recipe: Recipe, before: int, device: torch.device) -> list[str]:
-    """Compute with as many threads as before, since another number adds up in another order; not against the user's
-    word, and with no more than there are cores. Returns what to say of it."""
+    """Compute with as many threads as before, since another number adds up in another order; not where the user said
+    another, and with no more than there are cores. Returns what to say of it."""
     if before in (0, torch.get_num_threads()) or device.type != "cpu":
         return []
     if recipe.threads or os.environ.get("OMP_NUM_THREADS") or before > (os.cpu_count() or 1):

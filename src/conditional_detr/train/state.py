@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.detector import DetectionHead
-from ..models.segmenter import SegmentationHead
+from ..models.detector import ObjectDetectionModel
+from ..models.segmenter import SegmentationModel
 from .checkpoint_files import checkpoint_path, save_checkpoint, step_in_name
 from .optimizer import MovingAverage
 from .recipe import MOST, Recipe
@@ -77,7 +77,7 @@ class TrainingState:
         self,
         recipe: Recipe,
         data: list[int],
-        model: DetectionHead | SegmentationHead,
+        model: ObjectDetectionModel | SegmentationModel,
         optimizer: torch.optim.Optimizer,
         average: MovingAverage | None,
         scaler: torch.amp.GradScaler | None,
@@ -92,7 +92,7 @@ class TrainingState:
         self._statistics_before = [buffer.clone() for buffer in self._statistics]
 
     @property
-    def evaluated_model(self) -> DetectionHead | SegmentationHead:
+    def evaluated_model(self) -> ObjectDetectionModel | SegmentationModel:
         """The model that is evaluated and written: the moving average, where there is one."""
         return self.model if self.average is None else self.average.module
 

@@ -8,11 +8,11 @@ from typing import Any
 from ..config import Task
 from ..evaluate.evaluation import HEADLINE, Metrics, evaluate
 from ..files import read_json, write_json
-from ..models.detector import DetectionHead
-from ..models.segmenter import SegmentationHead
-from ..predict.stream import PRECISIONS, worker_count
+from ..models.detector import ObjectDetectionModel
+from ..models.segmenter import SegmentationModel
+from ..precision import PRECISIONS
 from ..stopping import Interrupted
-from ..workers import WorkerDied
+from ..workers import WorkerDied, worker_count
 from .failures import LoadingEndedInEvaluation, stopped_before_saving
 from .run import Run
 from .state import Progress
@@ -85,7 +85,9 @@ def best_so_far(task: Task, progress: Progress) -> str:
     return f"best {HEADLINE[task].replace('_', ' ')} {progress.best:.3f}" if progress.best >= 0 else ""
 
 
-def _write_model(run: Run, folder: Path, model: DetectionHead | SegmentationHead, summary: dict[str, Any]) -> None:
+def _write_model(
+    run: Run, folder: Path, model: ObjectDetectionModel | SegmentationModel, summary: dict[str, Any]
+) -> None:
     """Write a model and its processor; the figures go into its card."""
     figures: dict[str, float] = {name: summary[name] for name in ON_THE_CARD if name in summary}
     dataset = Path(run.recipe.data).name or run.train_set.annotation_file.stem

@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.read import HUB_OPTIONS, model_family
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.hub import HUB_OPTIONS
 from ..config import DetectionConfig
-from ..models.detector import DETECTORS, DetectionHead
-from ..models.segmenter import SEGMENTERS, SegmentationHead
+from ..families import config_class_of
+from ..models.detector import ObjectDetectionModel
+from ..models.family import family_of
+from ..models.frame import Family
+from ..models.segmenter import SegmentationModel
 
 
 class AutoModelForObjectDetection:
@@ -18,15 +22,15 @@ class AutoModelForObjectDetection:
         raise TypeError("use AutoModelForObjectDetection.from_pretrained(name) or .from_config(config)")
 
     @staticmethod
-    def from_pretrained(pretrained_model_name_or_path: str | Path, **options: Any) -> DetectionHead:
+    def from_pretrained(pretrained_model_name_or_path: str | Path | Checkpoint, **options: Any) -> ObjectDetectionModel:
         """Load a detector: a folder, an original `.pth` file or a hub name. See `PretrainedModel.from_pretrained`."""
-        family = _family(pretrained_model_name_or_path, options)
-        return DETECTORS[family].from_pretrained(pretrained_model_name_or_path, **options)
+        checkpoint, family = _found(pretrained_model_name_or_path, options)
+        return family.detector.from_pretrained(checkpoint, **options)
 
     @staticmethod
-    def from_config(config: DetectionConfig) -> DetectionHead:
+    def from_config(config: DetectionConfig) -> ObjectDetectionModel:
         """Build a detector with new weights."""
-        return DETECTORS[config.model_type](config)
+        return family_of(config.model_type).detector(config)
 
 
 class AutoModelForImageSegmentation:
@@ -36,19 +40,20 @@ class AutoModelForImageSegmentation:
         raise TypeError("use AutoModelForImageSegmentation.from_pretrained(name) or .from_config(config)")
 
     @staticmethod
-    def from_pretrained(pretrained_model_name_or_path: str | Path, **options: Any) -> SegmentationHead:
+    def from_pretrained(pretrained_model_name_or_path: str | Path | Checkpoint, **options: Any) -> SegmentationModel:
         """Load a segmentation model, or a detector, which gets a new mask head. See `PretrainedModel.from_pretrained`."""
-        family = _family(pretrained_model_name_or_path, options)
-        return SEGMENTERS[family].from_pretrained(pretrained_model_name_or_path, **options)
+        checkpoint, family = _found(pretrained_model_name_or_path, options)
+        return family.segmenter.from_pretrained(checkpoint, **options)
 
     @staticmethod
-    def from_config(config: DetectionConfig) -> SegmentationHead:
+    def from_config(config: DetectionConfig) -> SegmentationModel:
         """Build a segmentation model with new weights."""
-        return SEGMENTERS[config.model_type](config)
+        return family_of(config.model_type).segmenter(config)
 
 
-def _family(name: str | Path, options: dict[str, Any]) -> str:
+def _found(name: str | Path | Checkpoint, options: dict[str, Any]) -> tuple[Checkpoint, Family]:
+    """The checkpoint, and the family of the caller's configuration or else of the checkpoint's."""
+    checkpoint = Checkpoint.find(name, **{option: options[option] for option in HUB_OPTIONS if option in options})
     config = options.get("config")
-    if isinstance(config, DetectionConfig):
-        return config.model_type
-    return model_family(name, **{option: options[option] for option in HUB_OPTIONS if option in options})
+    config_class = type(config) if isinstance(config, DetectionConfig) else config_class_of(checkpoint)
+    return checkpoint, family_of(config_class.model_type)

@@ -45,6 +45,12 @@ def read_coco(
 
 
 def read_content(path: Path, folder: Path) -> dict[str, Any]:
+    """What a COCO file holds, with its three lists, of whose entries nothing is known yet.
+
+    Raises:
+        FileNotFoundError: the file or the folder of its images does not exist.
+        ValueError: not JSON, not COCO, or without images.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"annotation file {path} does not exist")
     if not folder.is_dir():
@@ -310,7 +316,7 @@ def ground_truth(dataset: DetectionDataset) -> dict[str, Any]:
             for i in range(len(dataset))
             for a in range(dataset.first[i], dataset.first[i + 1])
         ]
-    return dataset.present_in(content)
+    return of_present_images(dataset, content)
 
 
 def content_of(dataset: DetectionDataset) -> dict[str, Any]:
@@ -319,6 +325,15 @@ def content_of(dataset: DetectionDataset) -> dict[str, Any]:
     content.setdefault("annotations", [])
     known = set(dataset.category_ids)
     content["categories"] = [category for category in content["categories"] if category["id"] in known]
+    return content
+
+
+def of_present_images(dataset: DetectionDataset, content: dict[str, Any]) -> dict[str, Any]:
+    """A file's contents without images that are missing, and what is annotated in them."""
+    if len(dataset) < len(content["images"]):
+        kept = set(dataset.image_ids)
+        content["images"] = [image for image in content["images"] if image["id"] in kept]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
     return content
 
 

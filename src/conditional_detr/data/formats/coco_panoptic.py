@@ -15,7 +15,7 @@ from ...messages import listed_briefly, shown
 from ..check import header_sizes
 from ..dataset import DetectionDataset, Id
 from ..object_masks import PanopticMasks, read_segment_map, segment_boxes
-from .coco import content_of, index_annotations, present_images, read_content
+from .coco import content_of, index_annotations, of_present_images, present_images, read_content
 from .entries import BOX, Entries, is_box
 from .format import ALIASES, Format, Found, images_beside, said
 from .image_files import exist
@@ -194,16 +194,16 @@ def ground_truth(dataset: DetectionDataset) -> dict[str, Any]:
     content = content_of(dataset)
     if dataset.is_thing is None:
         content["annotations"] = dataset.annotations()
-        return dataset.present_in(content)
+        return of_present_images(dataset, content)
     things = {number for number, thing in zip(dataset.category_ids, dataset.is_thing, strict=True) if thing}
     content["categories"] = [category for category in content["categories"] if category["id"] in things]
     content["annotations"] = dataset.thing_annotations
-    return dataset.present_in(content)
+    return of_present_images(dataset, content)
 
 
 def panoptic_truth(dataset: DetectionDataset) -> dict[str, Any]:
     """The file's contents."""
-    return dataset.present_in(read_json(dataset.annotation_file))
+    return of_present_images(dataset, read_json(dataset.annotation_file))
 
 
 def find_split(root: Path, name: str) -> tuple[Path, Path] | None:
