@@ -19,7 +19,7 @@ from conditional_detr.train.checkpoint_files import checkpoints, newest_checkpoi
 from conditional_detr.train.failures import TrainingError
 from conditional_detr.train.loop import train
 from conditional_detr.train.optimizer import learning_rate_factor
-from conditional_detr.train.recipe import Recipe, find_recipe, recipe_names
+from conditional_detr.train.recipe import Recipe, find_recipe, read_recipe, recipe_names
 
 
 @pytest.mark.parametrize("family", ["conditional_detr", "detr"])
@@ -315,3 +315,14 @@ def test_every_shipped_recipe_is_valid():
     for name in recipe_names():
         values = yaml.safe_load(find_recipe(name).read_text())
         Recipe(**{**values, "augmentation": Augmentation(**values.get("augmentation", {}))})
+
+
+@pytest.mark.parametrize("backbone", ["r50", "dc5_r50"])
+@pytest.mark.parametrize("epochs", [12, 50])
+def test_the_recipes_of_groups_differ_from_those_without_in_what_their_authors_changed(backbone, epochs):
+    grouped, plain = (
+        read_recipe(find_recipe(f"conditional_detr_{backbone}_{name}")) for name in (f"groups_{epochs}e", "50e")
+    )
+    assert grouped["model"] == {**plain["model"], "query_groups": 11}
+    drop = {12: [11], 50: [40]}[epochs]
+    assert grouped == {**plain, "model": grouped["model"], "epochs": epochs, "drop_epochs": drop}
