@@ -31,6 +31,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 # The pages come to site/: open site/index.html. What plug-ins warn of does not end a strict build, and is looked for in
 # what they printed; nor may a page fetch anything from a network.

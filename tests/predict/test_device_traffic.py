@@ -148,8 +148,7 @@ def test_of_many_shapes_few_are_recorded_and_all_give_the_same(monkeypatch):
             image = torch.randint(256, (3, 64, width), dtype=torch.uint8)
             batch = PreparedBatch([image], [(64, width)], [0])
             found, expected = (
-                next(run_batches(m, processor.preprocessing, processor.classes, [batch], threshold=0.0))[1][0]
-                for m in (model, plain)
+                next(run_batches(m, processor.preprocessing, [batch], threshold=0.0))[1][0] for m in (model, plain)
             )
             torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-4)
     finally:

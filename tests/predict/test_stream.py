@@ -99,7 +99,7 @@ def test_the_pipeline_gives_each_image_once_as_alone(sources, workers):
     for index, source in enumerate(sources):
         image = processor.preprocessing.resize(read_image(source.path))
         batch = PreparedBatch([image], [source.size], [index])
-        ((_, (alone,)),) = run_batches(model, processor.preprocessing, processor.classes, [batch], threshold=0.0)
+        ((_, (alone,)),) = run_batches(model, processor.preprocessing, [batch], threshold=0.0)
         assert found[index].scores.dtype == torch.float64
         assert_same_detections(vars(found[index]), vars(alone), score=1e-9, box=1e-7)
 

@@ -22,11 +22,11 @@ HELP = """usage: cdetr COMMAND [options]
 Conditional DETR and DETR: from a labelled folder to a trained, measured, usable detector.
 
 commands:
-  train     train a detector         cdetr train --config finetune --data path/to/coco
-  eval      score a detector         cdetr eval --model runs/finetune/model --data path/to/coco
+  train     train a detector         cdetr train --config finetune --data path/to/data
+  eval      score a detector         cdetr eval --model runs/finetune/model --data path/to/data
   predict   detect in pictures       cdetr predict --model runs/finetune/model --images photos/
   demo      all of it, on generated scenes, in a few minutes on a CPU
-  data      generate a data set of scenes with boxes, masks and panoptic maps
+  data      generate a data set of scenes with boxes, masks and panoptic maps, or convert one to another format
   recipes   list the recipes that are shipped
 
 cdetr COMMAND --help shows a command's options; cdetr --version the version.

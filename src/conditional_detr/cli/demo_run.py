@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ..config import Task
 from ..data.scenes import generate_scenes
-from ..data.splits import find_split, read_split_files
+from ..data.splits import read_split
 from ..evaluate.evaluation import evaluate
 from ..files import write_atomically, write_json
 from ..images.find import find_images
@@ -50,7 +50,7 @@ def run_demo(output: str, seed: int, task: Task = "detection") -> None:
     metrics = evaluate(
         detector.model,
         detector.processor,
-        read_split_files(*find_split(data, "test", task), task, skip_bad=False),
+        read_split(data, "test", task),
         batch_size=16,
         workers=0,
     )

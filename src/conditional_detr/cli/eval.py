@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.shares import SHARES
 from .options import (
     add_device,
     add_image_size,
@@ -42,11 +43,14 @@ def run(arguments: list[str]) -> None:
 def _parser() -> CommandParser:
     parser = CommandParser(
         "eval",
-        "Score a model on a COCO data set: COCO's figures for boxes, masks and panoptic maps, and of each class.",
+        "Score a model on a data set: COCO's figures for boxes, masks and panoptic maps, and of each class.",
     )
     add_model(parser)
-    parser.add_argument("--data", type=str, default="", help="folder of a COCO data set")
+    parser.add_argument("--data", type=str, default="", help="folder of a data set: COCO, YOLO, Pascal VOC, …")
     parser.add_argument("--split", type=str, default="val", help="which split of the data set")
+    parser.add_argument(
+        "--shares", type=str, default=SHARES, help="how the splits are made where there are none: train's --split"
+    )
     parser.add_argument(
         "--task", type=str, default="", help="detection, instance or panoptic; the most the model can by default"
     )
@@ -74,20 +78,21 @@ def _evaluate(values: dict[str, Any]) -> None:
     import torch
     from accelerate import PartialState
 
-    from ..data.splits import find_split, read_split_files
+    from ..data.splits import read_split, read_split_files
     from ..evaluate.evaluation import evaluate
     from ..files import write_json
     from ..predict.detector import Detector
-    from ..predict.stream import worker_count
+    from ..workers import worker_count
 
     state = PartialState(cpu=not torch.accelerator.is_available()) if "WORLD_SIZE" in os.environ else None
     device = values["device"] or (str(state.device) if state else None)
     detector = Detector.from_pretrained(values["model"], device=device, **speed_of(values), **image_size_of(values))
     task = values["task"] or detector.model.task
-    files = (values["annotations"], values["images"])
-    if not values["annotations"]:
-        files = find_split(values["data"], values["split"], task)
-    dataset = read_split_files(*files, task, values["skip_bad_images"])
+    skip_bad = values["skip_bad_images"]
+    if values["annotations"]:
+        dataset = read_split_files(values["annotations"], values["images"], task, skip_bad)
+    else:
+        dataset = read_split(values["data"], values["split"], task, skip_bad, values["shares"])
     main = state is None or state.is_main_process
     if main:
         print("\n".join(dataset.summary()))
@@ -99,7 +104,7 @@ def _evaluate(values: dict[str, Any]) -> None:
             predictions=Path(values["predictions"]) if values["predictions"] else None,
             batch_size=values["batch_size"],
             workers=worker_count(values["workers"], detector.model.device),
-            skip_bad=values["skip_bad_images"],
+            skip_bad=skip_bad,
             panoptic_threshold=values["panoptic_threshold"],
             progress=advance,
         )

@@ -92,7 +92,7 @@ def image_size_of(values: dict[str, Any]) -> dict[str, Any]:
 
 def speed_of(values: dict[str, Any]) -> dict[str, Any]:
     """Take what `add_speed` added out of `values`, as arguments of `Detector.from_pretrained`."""
-    from ..predict.stream import PRECISIONS
+    from ..precision import PRECISIONS
 
     precision = values.pop("precision")
     if precision not in PRECISIONS:

@@ -54,7 +54,10 @@ def _parser() -> CommandParser:
         "--line_width", type=int, default=0, help="of drawn boxes, in pixels; 0: by the picture and how crowded it is"
     )
     parser.add_argument(
-        "--truth", type=str, default="", help="COCO JSON of the pictures: its objects are drawn beside what is found"
+        "--truth",
+        type=str,
+        default="",
+        help="data set, or annotation file, of the pictures: their objects are drawn beside what is found",
     )
     parser.add_argument(
         "--skip_bad_images", type=bool, default=False, help="report unreadable images instead of stopping"
@@ -67,8 +70,8 @@ def _predict(values: dict[str, Any]) -> None:
     from ..evaluate.pictures import truth_of
     from ..images.find import find_images
     from ..predict.detector import Detector
-    from ..predict.stream import worker_count
     from ..predict.write import predictions
+    from ..workers import worker_count
 
     if values["line_width"] < 0:
         raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")

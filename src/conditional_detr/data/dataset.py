@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class DetectionDataset(Shared):
     panoptic_truth: Callable[[DetectionDataset], dict[str, Any]] | None = None  # see `to_panoptic`
     masks: InstanceMasks | PanopticMasks | None = None  # None: read for detection
     is_thing: list[bool] | None = None  # (C,), of panoptic data
+    format: str = "COCO"  # that it was read from, for people
     clipped: int = 0  # boxes that reached outside their image and were cut
     dropped: list[Any] = field(default_factory=list)  # ids of annotations whose box has no area inside the image
     maskless: list[Any] = field(default_factory=list)  # ids of annotations left out because they have no mask
@@ -54,13 +56,35 @@ class DetectionDataset(Shared):
     missing_images: int = 0  # left out because their file, or their panoptic PNG, is not there
     parent_category: str | None = None  # Roboflow's, left out
     box_form: str | None = None  # what boxes seem to be that are not x, y, width, height in pixels
-    warnings: list[str] = field(default_factory=list)  # of `check.check_dataset`
+    notes: list[str] = field(default_factory=list)  # what else its user should know, such as how a split was made
+    warnings: list[str] = field(default_factory=list)  # of its reader and of `check.check_dataset`
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
     def image_path(self, index: int) -> Path:
         return self.image_folder / self.file_names[index]
+
+    def subset(self, images: Sequence[int]) -> DetectionDataset:
+        """Some of its images, in this order. What was counted while reading (boxes cut, files missing) stays that of all."""
+        counts = np.diff(self.first)[list(images)] if len(images) else np.zeros(0, dtype=np.int64)
+        rows = np.concatenate([np.arange(self.first[i], self.first[i + 1]) for i in images] or [np.zeros(0, np.int64)])
+        first = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+        return dataclasses.replace(
+            self,
+            image_ids=[self.image_ids[i] for i in images],
+            file_names=[self.file_names[i] for i in images],
+            sizes=self.sizes[list(images)],
+            first=first,
+            boxes=self.boxes[rows],
+            classes=self.classes[rows],
+            areas=self.areas[rows],
+            crowds=self.crowds[rows],
+            positions=self.positions[rows],
+            masks=None if self.masks is None else self.masks.subset(images, rows, first),
+            notes=list(self.notes),
+            warnings=list(self.warnings),
+        )
 
     def objects_per_image(self) -> np.ndarray:
         """Boxes of each image that are trained on: crowds are not. (N,)"""
@@ -78,12 +102,13 @@ class DetectionDataset(Shared):
         objects = self.objects_per_image()
         total, most = int(objects.sum()), int(objects.max(initial=0))
         lines = [
-            f"{self.annotation_file}: {len(self)} images, {total} objects of {len(self.category_ids)} classes",
+            f"{self.annotation_file} ({self.format}): {len(self)} images, {total} objects of {len(self.category_ids)} classes",
             f"objects per image: {total / max(len(self), 1):.1f} on average, {most} at most",
         ]
         if self.is_thing is not None:
             things = sum(self.is_thing)
             lines.insert(1, f"panoptic: {things} classes are things, {len(self.is_thing) - things} are stuff")
+        lines[1:1] = self.notes
         counts = [
             (int((objects == 0).sum()), "images without objects (kept: they teach what is background)"),
             (int(self.crowds.sum()), "crowd regions (left out of training, kept in evaluation)"),

@@ -67,6 +67,20 @@ class InstanceMasks(Shared):
         parts = [self.run_length_bytes[self.first[a] : self.first[a + 1]] for a in annotations]
         return [{"size": size, "counts": part.tobytes()} for part in parts]
 
+    def subset(self, images: Sequence[int], annotations: np.ndarray, first: np.ndarray) -> InstanceMasks:
+        """The masks of some images.
+
+        Args:
+            annotations: all of theirs, in their order.
+            first: where those of each image begin among them (n + 1,).
+        """
+        parts = [self.run_length_bytes[self.first[a] : self.first[a + 1]] for a in annotations]
+        return InstanceMasks(
+            sizes=self.sizes[list(images)],
+            run_length_bytes=np.concatenate(parts or [np.zeros(0, dtype=np.uint8)]),
+            first=np.concatenate(([0], np.cumsum([len(part) for part in parts], dtype=np.int64))),
+        )
+
     def tobytes(self) -> bytes:
         return self.run_length_bytes.tobytes()
 
@@ -116,6 +130,16 @@ class PanopticMasks(Shared):
 
         segments = np.asfortranarray(self.segment_map(image).numpy())
         return [coco_mask.encode(segments == a - self.first[image] + 1) for a in annotations]
+
+    def subset(self, images: Sequence[int], annotations: np.ndarray, first: np.ndarray) -> PanopticMasks:
+        """The segments of some images; see `InstanceMasks.subset`."""
+        return PanopticMasks(
+            sizes=self.sizes[list(images)],
+            folder=self.folder,
+            file_names=[self.file_names[i] for i in images],
+            first=first,
+            segment_ids=self.segment_ids[annotations],
+        )
 
     def tobytes(self) -> bytes:
         return self.segment_ids.tobytes()

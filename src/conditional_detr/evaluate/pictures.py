@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data.dataset import DetectionDataset
-from ..data.formats.coco import read_coco
+from ..data.splits import find_data, read_all, read_split_files
 from ..files import write_atomically
 from ..images.read import read_resized
 from ..predict.draw import TILE, contact_sheet, draw_comparison
@@ -66,15 +66,19 @@ def objects_of(coco: DetectionDataset, image: int) -> list[Detection]:
     ]
 
 
-def truth_of(annotation_file: str | Path, images: Sequence[Path]) -> dict[str, list[Detection]]:
+def truth_of(annotations: str | Path, images: Sequence[Path]) -> dict[str, list[Detection]]:
     """The annotated objects of pictures, by their real paths.
 
     Args:
-        annotation_file: COCO JSON; its file names count from the folder that all the pictures are in.
+        annotations: the folder of a data set; or one file or folder of annotations, whose file names count from the folder
+            that all the pictures are in.
 
     Raises:
-        OSError, ValueError: it is not COCO JSON, or knows none of the pictures.
+        OSError, ValueError: no annotations that can be read, or they know none of the pictures.
     """
-    folder = os.path.commonpath([os.path.abspath(path.parent) for path in images])
-    coco = read_coco(annotation_file, folder, skip_missing_images=True)
-    return {os.path.realpath(coco.image_path(i)): objects_of(coco, i) for i in range(len(coco))}
+    if Path(annotations).is_dir() and find_data(annotations) is not None:
+        sets = read_all(annotations, skip_bad=True)
+    else:
+        folder = os.path.commonpath([os.path.abspath(path.parent) for path in images])
+        sets = [read_split_files(annotations, folder, "detection", skip_bad=True)]
+    return {os.path.realpath(own.image_path(i)): objects_of(own, i) for own in sets for i in range(len(own))}

@@ -19,6 +19,8 @@ from ..messages import one_line, printable
 logger = logging.getLogger(__name__)
 
 ImageFile = str | os.PathLike[str] | bytes | IO[bytes]  # what `read_image` opens
+# What to do about an image that cannot be read, in commands that can go on without it.
+REPAIR = "Repair or remove it, or leave such images out with --skip_bad_images true"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 

@@ -200,7 +200,7 @@ class Detector:
         preprocessing = self.processor.preprocessing
         results: dict[int, ImageResults] = {}
         for batch, found in run_batches(
-            self.model, preprocessing, self.processor.classes, self._batches(images, preprocessing),
+            self.model, preprocessing, self._batches(images, preprocessing),
             threshold=threshold, task=task, panoptic_threshold=panoptic_threshold,
         ):  # fmt: skip
             results.update(zip(batch.indices, found, strict=True))

@@ -43,7 +43,6 @@ class PreparedBatch:
 def run_batches(
     model: ObjectDetectionModel | SegmentationModel,
     preprocessing: Preprocessing,
-    classes: ClassReading,
     batches: Iterable[PreparedBatch],
     *,
     threshold: float,
@@ -56,7 +55,6 @@ def run_batches(
     Args:
         model: in evaluation mode.
         preprocessing: says how pixels are normalised.
-        classes: how the model's class logits are read.
         batches: may be without images.
         threshold: least score of a detection.
         task: "instance" and "panoptic" need a segmentation model; "detection" takes its detector alone.
@@ -80,7 +78,7 @@ def run_batches(
     def results(batch: PreparedBatch, started: Started | None) -> list[ImageResults]:
         if started is None:
             return []
-        return finish(started, classes, batch.sizes, threshold, is_thing, panoptic_threshold)
+        return finish(started, config.classes, batch.sizes, threshold, is_thing, panoptic_threshold)
 
     before: tuple[PreparedBatch, Started | None] | None = None
     for batch in batches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..config import Task
-from ..images.open_file import warnings_of
+from ..images.open_file import REPAIR, warnings_of
 from ..images.prepare import Preprocessing
 from ..messages import printable
 from ..models.detector import ObjectDetectionModel
@@ -24,17 +23,6 @@ from ..workers import InSharedMemory, batches_of, leave_signals_to_the_parent
 from .batches import batches_of_canvases, canvas_of
 from .memory import free_memory, too_large
 from .run import PreparedBatch, run_batches
-
-REPAIR = "Repair or remove it, or leave such images out with --skip_bad_images true"
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def worker_count(workers: int, predicting_on: torch.device | None = None) -> int:
-    """The number of loading processes: as said, or (-1) one for each core, at most 8; none where a CPU predicts, which
-    needs its cores more (measured: 289 against 337 ms for an image of a mixed folder)."""
-    if workers < 0 and predicting_on is not None and predicting_on.type == "cpu":
-        return 0
-    return workers if workers >= 0 else min(8, os.cpu_count() or 1)
 
 
 @dataclass
@@ -83,7 +71,7 @@ def detect(
 
     Args:
         model: in evaluation mode.
-        processor: that belongs to the model: how images are prepared and class logits read.
+        processor: that belongs to the model: how images are prepared.
         sources: the images.
         batch_size: at most so many at once; see `batches_of_canvases`.
         workers: processes that decode; 0 decodes here, which is faster where the CPU detects too.
@@ -125,7 +113,7 @@ def detect(
     with batches_of(loader) as loaded:
         prepared = (_prepared(samples, sources) for samples in loaded)
         for batch, found in run_batches(
-            model, preprocessing, processor.classes, prepared, threshold=threshold, task=task,
+            model, preprocessing, prepared, threshold=threshold, task=task,
             panoptic_threshold=panoptic_threshold, precision=precision,
         ):  # fmt: skip
             yield from zip(batch.indices, found, strict=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..images.open_file import REPAIR
 from ..images.read import image_size
 from ..messages import printable
 from ..results.image_results import ImageResults
@@ -15,7 +16,7 @@ from ..results.named import Detection
 from .detector import Detector
 from .image_files import Drawing, ImageFiles, UnreadableImage
 from .row_file import RowFile
-from .stream import REPAIR, Source, detect
+from .stream import Source, detect
 
 logger = logging.getLogger(__name__)
 

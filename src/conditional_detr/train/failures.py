@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..predict.stream import REPAIR
+from ..images.open_file import REPAIR
 from ..stopping import Interrupted
 from .checkpoint_files import checkpoints
 

@@ -17,6 +17,7 @@ import yaml
 
 from ..config import DetectionConfig, Task
 from ..data.augmentation import Augmentation
+from ..data.shares import SHARES, shares_of
 from ..families import CONFIG_CLASSES
 from ..options import checked, expectation, instead
 
@@ -24,7 +25,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 # The fields by what they are about, in the order in which `cdetr train --help` shows them.
 GROUPS = {
     "data": (
-        "data", "train_annotations", "train_images", "val_annotations", "val_images", "task", "skip_bad_images",
+        "data", "train_annotations", "train_images", "val_annotations", "val_images", "split", "task",
+        "skip_bad_images",
         "augmentation", "group_by_shape",
     ),
     "model": ("init_from", "model", "freeze_detector"),
@@ -55,10 +57,11 @@ class Recipe:
         task: "detection" trains boxes; "instance" boxes and masks, on COCO annotations with polygons or run lengths;
             "panoptic" boxes and masks of things and stuff, on COCO's panoptic JSON and PNG files.
         freeze_detector: Train the mask head alone, on the detector that init_from gives.
-        data: Folder of a COCO data set: annotations/instances_train2017.json with images/train2017/ or train2017/,
-            annotations/{train,val}.json with images/{train,val}/, or Roboflow's {train,valid}/_annotations.coco.json.
-            For "panoptic": annotations/panoptic_{train,val}2017.json with a folder of PNG files of that name, or
-            annotations/panoptic_{train,val}.json with panoptic/{train,val}/.
+        data: Folder of a data set, recognised by what lies in it. COCO: annotations/instances_train2017.json with
+            images/train2017/ or train2017/, annotations/{train,val}.json with images/{train,val}/, Roboflow's
+            {train,valid}/_annotations.coco.json, or one JSON file of all images. YOLO: data.yaml. Pascal VOC: XML files in
+            {train,val}/ or annotations/, or ImageSets/Main/. For "panoptic": annotations/panoptic_{train,val}2017.json
+            with a folder of PNG files of that name, or annotations/panoptic_{train,val}.json with panoptic/{train,val}/.
         output: Folder of the run. Default: runs/ and the recipe's name.
         resume: "auto" continues from the newest whole checkpoint in the output folder, if there is one; or the path of a
             checkpoint.
@@ -70,6 +73,8 @@ class Recipe:
         train_images: Folder of the training images, in place of the one found in data.
         val_annotations: Annotation file for evaluation, in place of the one found in data.
         val_images: Folder of the images for evaluation, in place of the one found in data.
+        split: Shares of the images for train, val and test where the data has no splits: the same every time, identical
+            pictures never in two. Where it has train and no val, val is held out of train.
         image_size: Short side in pixels in evaluation and prediction.
         max_size: Longest long side in pixels in evaluation and prediction.
         augmentation: What happens to training images.
@@ -115,6 +120,7 @@ class Recipe:
     train_images: str = ""
     val_annotations: str = ""
     val_images: str = ""
+    split: str = SHARES
     image_size: int = 800
     max_size: int = 1333
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -171,6 +177,7 @@ class Recipe:
                 raise ValueError(f"{split}_annotations and {split}_images go together: give both or neither")
         if self.freeze_detector and self.task == "detection":
             raise ValueError("freeze_detector trains the mask head alone: it needs --task instance or panoptic")
+        shares_of(self.split)
         if self.model_config().query_groups > 1 and self.freeze_detector:
             raise ValueError(
                 f"model.query_groups is {self.model['query_groups']}: groups of queries train a detector, and "

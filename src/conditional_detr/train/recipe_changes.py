@@ -9,7 +9,7 @@ from .recipe import Recipe
 # May change: it decides where and how often things are written or how fast data arrives, not what
 # is learned.
 FREE_ON_RESUME = (
-    "data", "train_annotations", "train_images", "val_annotations", "val_images",  # what is in them is compared instead
+    "data", "train_annotations", "train_images", "val_annotations", "val_images", "split",  # what is in them is compared instead
     "output", "resume", "init_from", "workers", "keep_checkpoints", "checkpoint_steps", "log_steps", "eval_batch_size",
     "accumulate", "gradient_checkpointing", "compile", "tensorboard", "threads",
 )  # fmt: skip

@@ -18,13 +18,13 @@ from torch.utils.data import DataLoader
 from ..data.dataset import DetectionDataset, check_same_categories
 from ..data.sampler import TrainingBatches
 from ..data.samples import TrainingSet, collate
-from ..data.splits import find_split, read_split_files
+from ..data.splits import read_split as read_split_of
+from ..data.splits import read_split_files
 from ..data.transforms import training_transform
 from ..files import write_atomically
-from ..predict.stream import worker_count
 from ..stopping import StopRequest
 from ..transformers.auto_processor import image_processor_of
-from ..workers import InSharedMemory, leave_signals_to_the_parent
+from ..workers import InSharedMemory, leave_signals_to_the_parent, worker_count
 from .checkpoint_files import put_aside_after
 from .distributed import Processes
 from .log import RunLog
@@ -113,17 +113,20 @@ def read_split(recipe: Recipe, split: Literal["train", "val"]) -> DetectionDatas
     Raises:
         OSError, ValueError: see `read_split_files`; or the recipe names none, or "train" has no annotations.
     """
-    annotations: str | Path = recipe.train_annotations if split == "train" else recipe.val_annotations
-    images: str | Path = recipe.train_images if split == "train" else recipe.val_images
-    if not annotations:
-        if not recipe.data:
-            raise ValueError(
-                f"no {split} data: give --data FOLDER, or --{split}_annotations FILE with --{split}_images FOLDER"
-            )
-        annotations, images = find_split(recipe.data, split, recipe.task)
-    dataset = read_split_files(annotations, images, recipe.task, recipe.skip_bad_images)
+    annotations = recipe.train_annotations if split == "train" else recipe.val_annotations
+    images = recipe.train_images if split == "train" else recipe.val_images
+    if annotations:
+        dataset = read_split_files(annotations, images, recipe.task, recipe.skip_bad_images)
+    elif recipe.data:
+        # With validation data of its own nothing needs to be held out of the training data.
+        shares = "" if recipe.val_annotations else recipe.split
+        dataset = read_split_of(recipe.data, split, recipe.task, recipe.skip_bad_images, shares)
+    else:
+        raise ValueError(
+            f"no {split} data: give --data FOLDER, or --{split}_annotations FILE with --{split}_images FOLDER"
+        )
     if split == "train" and not len(dataset.boxes):
-        raise ValueError(f"{annotations} holds no annotations to train on")
+        raise ValueError(f"{dataset.annotation_file} holds no annotations to train on")
     return dataset
 
 

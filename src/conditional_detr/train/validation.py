@@ -10,9 +10,9 @@ from ..evaluate.evaluation import HEADLINE, Metrics, evaluate
 from ..files import read_json, write_json
 from ..models.detector import ObjectDetectionModel
 from ..models.segmenter import SegmentationModel
-from ..predict.stream import PRECISIONS, worker_count
+from ..precision import PRECISIONS
 from ..stopping import Interrupted
-from ..workers import WorkerDied
+from ..workers import WorkerDied, worker_count
 from .failures import LoadingEndedInEvaluation, stopped_before_saving
 from .run import Run
 from .state import Progress

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from ..check import MOST_OUTSIDE, box_form
 from ..dataset import DetectionDataset, Id
 from ..object_masks import InstanceMasks, as_json
 from .entries import BOX, Entries, is_box
-from .format import Format, images_beside
+from .format import ALIASES, Format, Found, images_beside, said, split_folders
 from .image_files import exist
+from .json_kinds import COCO_JSON, MOST_FILES, json_kind
 
 
 def read_coco(
@@ -327,8 +329,8 @@ def content_of(dataset: DetectionDataset) -> dict[str, Any]:
 
 
 def of_present_images(dataset: DetectionDataset, content: dict[str, Any]) -> dict[str, Any]:
-    """A file's contents without images that are missing, and what is annotated in them."""
-    if dataset.missing_images:
+    """Of a file's contents, the images of this set (others are missing, or of another split) and what is annotated in them."""
+    if len(dataset) < len(content["images"]):
         kept = set(dataset.image_ids)
         content["images"] = [image for image in content["images"] if image["id"] in kept]
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
@@ -345,18 +347,85 @@ def find_split(root: Path, name: str) -> tuple[Path, Path] | None:
     return (roboflow, roboflow.parent) if roboflow.is_file() else None
 
 
+def find(place: Path) -> Found | None:
+    """A folder in one of the layouts, or with one file of all its images; or that file itself."""
+
+    def files(split: str) -> tuple[Path, Path] | None:
+        found = (find_split(place, name) for name in ALIASES.get(split, (split,)))
+        return next((both for both in found if both is not None), None)
+
+    splits = list(dict.fromkeys(map(said, _split_names(place)))) if place.is_dir() else []
+    if splits:
+        return Found(
+            place, tuple(splits), lambda split, *rest: _read(*_there(place, split, files(split)), *rest), files
+        )
+    if (single := _single_file(place)) is None:
+        return None
+    return Found(single, (), lambda split, *rest: _read(single, _images_of(single), *rest), files)
+
+
+def _there(place: Path, split: str, files: tuple[Path, Path] | None) -> tuple[Path, Path]:
+    if files is None:
+        raise FileNotFoundError(f"{place} has no split {split!r}")
+    return files
+
+
+def _split_names(root: Path) -> Iterator[str]:
+    for file in sorted(root.glob("annotations/*.json")):
+        if json_kind(file) not in (COCO_JSON, ""):
+            continue
+        name = re.fullmatch(r"(instances_)?(.+?)(\d{4})?", file.stem)
+        if (
+            name
+            and (name[1] or any(file.stem in names for names in ALIASES.values()))
+            and file.stem != "instances_default"
+        ):
+            yield name[2]
+    for folder in split_folders(root).values():
+        if (folder / "_annotations.coco.json").is_file():
+            yield folder.name
+
+
+def _single_file(place: Path) -> Path | None:
+    """The one COCO file of a folder, or of its annotations/: its only JSON file, or the only that begins like one."""
+    if place.is_file():
+        return place if place.suffix == ".json" and json_kind(place) == COCO_JSON else None
+    for folder in (place, place / "annotations"):
+        found = [file for file in sorted(folder.glob("*.json"))[:MOST_FILES] if json_kind(file) == COCO_JSON]
+        if len(found) == 1:
+            return found[0]
+        if len(found) > 1:
+            names = ", ".join(file.name for file in found[:4])
+            raise ValueError(
+                f"{folder} holds {len(found)} COCO files, {names}, and none is called like a split: name the one of each "
+                "split train.json and val.json, or give --train_annotations, --train_images, --val_annotations and --val_images"
+            )
+    return None
+
+
+def _images_of(file: Path) -> Path:
+    """The folder of a single file's images: the first in which the first image is, else `images/` or its own folder."""
+    root = file.parent.parent if file.parent.name == "annotations" else file.parent
+    places = [root / "images", root / "images" / "default", root / file.stem, root, file.parent]
+    with open(file, encoding="utf-8", errors="replace") as text:
+        name = re.search(r'"file_name"\s*:\s*"([^"\\]+)"', text.read(2**20))
+    there = [place for place in places if name is not None and (place / name[1]).is_file()]
+    return (there or [place for place in places if place.is_dir()])[0]
+
+
 def _read(annotations: str | Path, images: str | Path, task: Task, skip_missing_images: bool) -> DetectionDataset:
     return read_coco(annotations, images, skip_missing_images, masks=task == "instance")
 
 
 COCO = Format(
+    name="COCO",
     tasks=("detection", "instance"),
     layouts=(
         "annotations/instances_{split}2017.json (with images/{split}2017/)",
         "annotations/{split}.json (with images/{split}/)",
         "{split}/_annotations.coco.json",
     ),
-    find_split=find_split,
+    find=find,
     is_of=lambda annotations, task: True,  # what is no other's; it is said what is wrong with it
     read=_read,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..dataset import DetectionDataset, Id
 from ..object_masks import PanopticMasks, read_segment_map, segment_boxes
 from .coco import content_of, index_annotations, of_present_images, present_images, read_content
 from .entries import BOX, Entries, is_box
-from .format import Format, images_beside
+from .format import ALIASES, Format, Found, images_beside, said
 from .image_files import exist
 
 
@@ -214,17 +215,35 @@ def find_split(root: Path, name: str) -> tuple[Path, Path] | None:
     return None
 
 
+def find(place: Path) -> Found | None:
+    """A folder in one of the layouts."""
+
+    def files(split: str) -> tuple[Path, Path] | None:
+        found = (find_split(place, name) for name in ALIASES.get(split, (split,)))
+        return next((both for both in found if both is not None), None)
+
+    def read(split: str, task: Task, skip_bad: bool) -> DetectionDataset:
+        both = files(split)
+        assert both is not None, "asked for a split that was not found"
+        return _read(*both, task, skip_bad)
+
+    stems = [file.stem.removeprefix("panoptic_") for file in sorted(place.glob("annotations/panoptic_*.json"))]
+    splits = dict.fromkeys(said(re.sub(r"\d{4}$", "", stem)) for stem in stems)
+    return Found(place, tuple(splits), read, files) if splits else None
+
+
 def _read(annotations: str | Path, images: str | Path, task: Task, skip_missing_images: bool) -> DetectionDataset:
     return read_panoptic(annotations, images, skip_missing_images=skip_missing_images, masks=task == "panoptic")
 
 
 COCO_PANOPTIC = Format(
+    name="COCO panoptic",
     tasks=("panoptic",),
     layouts=(
         "annotations/panoptic_{split}2017.json (with images/{split}2017/)",
         "annotations/panoptic_{split}.json (with images/{split}/)",
     ),
-    find_split=find_split,
+    find=find,
     is_of=lambda annotations, task: (
         task == "panoptic" or (task == "detection" and annotations.name.startswith("panoptic_"))
     ),

@@ -1,10 +1,15 @@
-"""Which of the images that a data set lists are there."""
+"""The pictures of a data set's folders: which there are, and how large they are."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+# What people's data sets have; Pillow reads more.
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+)
 
 
 def exist(folder: Path, names: Sequence[str]) -> list[bool]:
@@ -32,3 +37,39 @@ def _is_file(file: Path) -> bool:
         return file.is_file()
     except (OSError, ValueError):  # a name that the file system cannot have
         return False
+
+
+def files_with(folder: Path, suffixes: frozenset[str] | tuple[str, ...], below: bool = True) -> list[str]:
+    """Names of the files in a folder, and below it, that end so, whatever their case; sorted, relative to it, with "/".
+    Hidden ones are passed over: macOS leaves `._a.jpg` beside `a.jpg`."""
+    found = [name for name in _walk(os.fspath(folder), "", below) if os.path.splitext(name)[1].lower() in suffixes]
+    return sorted(found)
+
+
+def _walk(folder: str, prefix: str, below: bool) -> Iterator[str]:
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            if below:
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", below)
+        else:
+            yield prefix + entry.name
+
+
+def has_file_with(folder: Path, suffix: str) -> Path | None:
+    """A file in a folder that ends so: the first of them by name."""
+    names = files_with(folder, (suffix,), below=False)
+    return folder / names[0] if names else None
+
+
+def by_stem(names: Sequence[str]) -> dict[str, str]:
+    """Names of files by what is before their suffix; of two the first."""
+    found: dict[str, str] = {}
+    for name in names:
+        found.setdefault(os.path.splitext(name)[0], name)
+    return found
