@@ -178,7 +178,11 @@ class Recipe:
         if self.freeze_detector and self.task == "detection":
             raise ValueError("freeze_detector trains the mask head alone: it needs --task instance or panoptic")
         shares_of(self.split)
-        self.model_config()
+        if self.model_config().query_groups > 1 and self.freeze_detector:
+            raise ValueError(
+                f"model.query_groups is {self.model['query_groups']}: groups of queries train a detector, and "
+                "freeze_detector keeps it as it is; leave it at 1"
+            )
 
     def model_config(self, **classes: Any) -> DetectionConfig:
         """The model's configuration.

@@ -213,9 +213,10 @@ def introduce(run: Run) -> None:
         put_aside_after(run.output / "checkpoints", state.progress.step)
     config, parameters = state.model.config, list(state.model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
+    groups = f" in each of {config.query_groups} groups" if config.query_groups > 1 else ""
     say(
         f"{config.model_type} with {config.backbone}, {sum(p.numel() for p in parameters) / 1e6:.1f} M "
-        f"weights ({trained / 1e6:.1f} M trained), {config.num_queries} queries, {config.num_labels} classes"
+        f"weights ({trained / 1e6:.1f} M trained), {config.num_queries} queries{groups}, {config.num_labels} classes"
     )
     for line in [*run.train_set.summary(config.num_queries), *run.val_set.summary()]:
         say(line)
