@@ -338,7 +338,7 @@ def content_of(dataset: DetectionDataset) -> dict[str, Any]:
 
 
 def of_present_images(dataset: DetectionDataset, content: dict[str, Any]) -> dict[str, Any]:
-    """A file's contents without images that are missing, and what is annotated in them."""
+    """Of a file's contents, the images of this set (others are missing, or of another split) and what is annotated in them."""
     if len(dataset) < len(content["images"]):
         kept = set(dataset.image_ids)
         content["images"] = [image for image in content["images"] if image["id"] in kept]
