@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from . import data_check
 from .options import values_of
 from .parser import CommandParser
@@ -25,8 +27,13 @@ def run(arguments: list[str]) -> int | None:
         print(HELP, end="")
         return None
     if not arguments or arguments[0].startswith("-"):
-        return _generate(arguments)
-    commands = {"check": data_check.run, "generate": _generate, "convert": _convert}
+        _generate(arguments)
+        return None
+    commands: dict[str, Callable[[list[str]], int | None]] = {
+        "check": data_check.run,
+        "generate": _generate,
+        "convert": _convert,
+    }
     if arguments[0] not in commands:
         raise UsageError(f"there is no command data {arguments[0]!r}; there are {', '.join(commands)}")
     return commands[arguments[0]](arguments[1:])
