@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from . import data_check
@@ -25,7 +26,7 @@ def run(arguments: list[str]) -> int | None:
     """Returns the exit code; None for 0."""
     if arguments and arguments[0] in ("-h", "--help"):
         print(HELP, end="")
-        return None
+        sys.exit(0)  # as every command's parser does
     if not arguments or arguments[0].startswith("-"):
         _generate(arguments)
         return None
