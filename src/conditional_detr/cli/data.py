@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 from . import data_check
 from .options import values_of
 from .parser import CommandParser
@@ -23,10 +26,15 @@ def run(arguments: list[str]) -> int | None:
     """Returns the exit code; None for 0."""
     if arguments and arguments[0] in ("-h", "--help"):
         print(HELP, end="")
-        return None
+        sys.exit(0)  # as every command's parser does
     if not arguments or arguments[0].startswith("-"):
-        return _generate(arguments)
-    commands = {"check": data_check.run, "generate": _generate, "convert": _convert}
+        _generate(arguments)
+        return None
+    commands: dict[str, Callable[[list[str]], int | None]] = {
+        "check": data_check.run,
+        "generate": _generate,
+        "convert": _convert,
+    }
     if arguments[0] not in commands:
         raise UsageError(f"there is no command data {arguments[0]!r}; there are {', '.join(commands)}")
     return commands[arguments[0]](arguments[1:])

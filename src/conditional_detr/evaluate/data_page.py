@@ -39,7 +39,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .cure { margin: .1rem 0; } .rule { opacity: .75; }
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: .8rem; margin: .6rem 0; }
 figure { margin: 0; background: var(--soft); border-radius: .4rem; overflow: hidden; }
-figure img { width: 100%; display: block; } figcaption { padding: .3rem .5rem; font-size: .8rem; overflow-wrap: anywhere; }
+figure img { width: 100%; height: auto; display: block; } figcaption { padding: .3rem .5rem; font-size: .8rem; overflow-wrap: anywhere; }
 ul.words { font-size: .85rem; overflow-wrap: anywhere; } .bar { background: #2a6f97; height: .7rem; display: inline-block; }
 """
 
@@ -84,13 +84,14 @@ def _verdict(result: Examination) -> str:
     )
 
 
-def _row(cells: Sequence[object], tag: str = "td") -> str:
-    columns = (
-        f'<{tag}{" class=number" if isinstance(cell, int) or (tag == "th" and i) else ""}>'
-        f"{cell:,}</{tag}>" if isinstance(cell, int) else f'<{tag}{" class=number" if tag == "th" and i else ""}>{_text(cell)}</{tag}>'
-        for i, cell in enumerate(cells)
-    )  # fmt: skip
-    return f"<tr>{''.join(columns)}</tr>"
+def _row(cells: Sequence[str | int], tag: str = "td") -> str:
+    """A row of a table; the first column is of names, the others of numbers."""
+    texts = [f"{cell:,}" if isinstance(cell, int) else _text(cell) for cell in cells]
+    return (
+        f"<tr><{tag}>{texts[0]}</{tag}>"
+        + "".join(f"<{tag} class=number>{text}</{tag}>" for text in texts[1:])
+        + "</tr>"
+    )
 
 
 def _splits(result: Examination) -> str:
@@ -138,6 +139,11 @@ def _finding(result: Examination, finding: Finding) -> str:
             words.append(f"<li>{_text(example)}</li>")
         else:
             tiles.append(_tile(picture, example))
+        if picture is not None and example.like is not None:
+            split_of, image = example.like
+            other = result.sets[split_of]
+            if (beside := _picture_of(other, image, ())) is not None:
+                tiles.append(_tile(beside, Example(f"in {split_of or 'all'}", other.file_names[image])))
     sheet = f'<div class="sheet">{"".join(tiles)}</div>' if tiles else ""
     listed = f'<ul class="words">{"".join(words)}</ul>' if words else ""
     return (
@@ -171,11 +177,8 @@ def _picture_of(data: DetectionDataset, image: int, rows: Sequence[int]) -> Imag
 
 
 def _objects(data: DetectionDataset, image: int, rows: Sequence[int]) -> list[Detection]:
-    first = int(data.first[image])
-    if not rows:
-        return objects_of(data.subset([image]), 0)[:MOST_DRAWN]
-    own = objects_of(data, image)
-    return [own[row - first] for row in rows]
+    own, first = objects_of(data, image), int(data.first[image])
+    return [own[row - first] for row in rows] if rows else own[:MOST_DRAWN]
 
 
 def _tile(picture: Image.Image, example: Example) -> str:

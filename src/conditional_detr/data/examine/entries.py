@@ -121,7 +121,7 @@ def _size(place: tuple[str, int], entry: dict[str, Any], picture: Path, faults: 
     """Height and width, those of the picture where the entry has none that can be."""
     sides: list[int] = []
     for field in ("height", "width"):
-        value = entry.get(field)
+        value: Any = entry.get(field)
         if (number := _as_number(value)) is not None:
             faults.field("strings_for_numbers", place, entry, field, entry["file_name"])
             value = number

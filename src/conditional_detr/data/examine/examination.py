@@ -13,6 +13,7 @@ from ...workers import worker_count
 from ..dataset import DetectionDataset
 from ..formats.coco import COCO
 from ..formats.format import Format, Found
+from ..holdout import SPLITS
 from ..splits import find_data
 from .advice import Advice, advise
 from .entries import read_coco_leniently
@@ -105,7 +106,9 @@ def examine(
     form, found = known
     result = Examination(Path(folder), form.name, task, seen, {})
     of_split: dict[str, Findings] = {}
-    for split in found.splits or ("",):
+    for split in sorted(
+        found.splits, key=lambda name: (SPLITS.index(name) if name in SPLITS else len(SPLITS), name)
+    ) or ("",):
         of_split[split] = Findings(split)
         if (data := _read(form, found, split, task, of_split[split])) is not None:
             result.sets[split] = data

@@ -167,6 +167,7 @@ class Example:
         file_name: of the picture, as the annotations call it; "" where there is none.
         split, image: which image of which split; -1 where it is not in the data set that could be read.
         rows: of the data set's boxes: those that are meant.
+        like: split and image of the picture that it is like.
     """
 
     words: str = ""
@@ -174,6 +175,7 @@ class Example:
     split: str = ""
     image: int = -1
     rows: tuple[int, ...] = ()
+    like: tuple[str, int] | None = None
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.file_name, self.words) if part)

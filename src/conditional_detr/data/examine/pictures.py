@@ -209,7 +209,9 @@ def check_copies(
             if split == other and here == there:
                 continue  # one file listed twice, which is said of the list
             if split == other:
-                of_split[split].add(name, Example(f"as {there}", here, split, index)).of = len(sets[split])
+                of_split[split].add(name, Example(f"as {there}", here, split, index, (), (other, first))).of = len(
+                    sets[split]
+                )
             else:
                 words = f"in {split}, as {there} in {other}"
-                across.add(f"{name}_across", Example(words, here, split, index))
+                across.add(f"{name}_across", Example(words, here, split, index, (), (other, first)))
