@@ -18,7 +18,7 @@ from .attention import MLP, attend, join_groups, scaled_products, split_heads
 from .decoder import Decoder, DecoderLayer
 from .detection_model import DetectionModel
 from .detector import ObjectDetectionModel
-from .frame import Family
+from .family import Family
 from .segmenter import SegmentationModel
 
 NAMES = name_table(

@@ -16,7 +16,7 @@ from .attention import Attention, scaled_products
 from .decoder import Decoder, DecoderLayer
 from .detection_model import DetectionModel
 from .detector import ObjectDetectionModel
-from .frame import Family
+from .family import Family
 from .segmenter import SegmentationModel
 
 NAMES = name_table(

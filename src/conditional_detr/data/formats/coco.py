@@ -347,7 +347,7 @@ def of_present_images(dataset: DetectionDataset, content: dict[str, Any]) -> dic
 
 
 def find_split(root: Path, name: str) -> tuple[Path, Path] | None:
-    """Annotation file and image folder of a split of this name: `LAYOUTS`, in their order, with any year, or none."""
+    """Annotation file and image folder of a split of this name: `COCO.layouts`, in their order, with any year, or none."""
     files = sorted(root.glob(f"annotations/instances_{name}[0-9][0-9][0-9][0-9].json"))
     for file in (*files, root / f"annotations/instances_{name}.json", root / f"annotations/{name}.json"):
         if file.is_file():
