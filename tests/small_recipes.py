@@ -1,4 +1,10 @@
-"""A training run of a few seconds."""
+"""A training run of a few seconds: its recipe, its processes and its log."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
 
 from small_models import SMALL
 
@@ -23,3 +29,31 @@ def small_recipe(data, output, model=None, **values):
         tensorboard=False,
     )
     return Recipe(**{**defaults, **values})
+
+
+def rows(run, kind):
+    return [row for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if row["kind"] == kind]
+
+
+def start(arguments, processes=1):
+    """`cdetr train` in processes of its own, as a user starts it."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", "conditional_detr.cli", "train", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def recipe_file(folder, recipe):
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe.to_dict()))  # JSON is YAML
+    return path
+
+
+def sparse(scenes, folder):
+    """The scenes, most of them without objects, so that a process or micro-batch often has no target at all."""
+    shutil.copytree(scenes, folder)
+    path = folder / "annotations/train.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in (2, 3, 11)]
+    path.write_text(json.dumps(content))
+    return folder

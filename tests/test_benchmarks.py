@@ -35,6 +35,7 @@ def benchmark(monkeypatch, tmp_path):
         ("masks", {"masks", "mask_losses"}),
         ("loading", {"loading"}),
         ("evaluation", {"coco_ap", "start"}),
+        ("groups", {"groups_of_queries_in_float32", "groups_of_queries_in_bfloat16"}),
     ],
 )
 def test_a_benchmark_writes_each_contenders_times_and_the_machine(benchmark, name, tables):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from small_models import FAMILIES, small_config
+from small_models import FAMILIES, SMALL, small_config, small_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -63,6 +63,24 @@ def test_auxiliary_losses_cost_nothing_where_nothing_is_trained():
     heads = 5 * 300 * (256 * 91 + 2 * 256 * 256 + 256 * 4) / 1e9  # of the five earlier layers
     extra = giga_multiply_adds(lambda: auxiliary(pixels)) - giga_multiply_adds(lambda: plain(pixels))
     assert extra <= heads + 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_groups_of_queries_cost_what_so_many_queries_do_but_for_self_attention(family):
+    """Encoder, keys and values are computed once for all groups, and no query is compared with those of other groups."""
+    images, queries, groups = 2, 20, 5
+    pixels = torch.empty(images, 3, 160, 240, device="meta")
+
+    def counted(**values):
+        with torch.device("meta"):
+            model = small_model(family, auxiliary_loss=True, **values).train().requires_grad_(False)
+        return round(1e9 * giga_multiply_adds(lambda: model(pixels)))
+
+    together = counted(num_queries=groups * queries)
+    apart = counted(num_queries=queries, query_groups=groups)
+    pairs = (groups * queries) ** 2 - groups * queries**2
+    assert together - apart == images * SMALL["decoder_layers"] * 2 * SMALL["d_model"] * pairs
+    assert apart < 1.5 * counted(num_queries=queries)
 
 
 def test_masks_cost_by_their_number():

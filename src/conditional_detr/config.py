@@ -31,6 +31,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 MOST_CLASSES = 100_000
 MOST_QUERIES = 10_000
+MOST_GROUPS = 100
+MOST_QUERIES_IN_TRAINING = 100_000  # of all groups
 MOST_WEIGHT = 1e6  # of a cost or a loss
 # timm's own names of networks; its "hf-hub:…" and "local-dir:…" would let a configuration fetch or open other files.
 BACKBONE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -71,6 +73,9 @@ class DetectionConfig(ABC):
       the papers); "batch" or "group" for training from scratch (everything learns).
     - `output_stride`: pixels per cell of the feature map, 32, 16, 8 or 4. The backbone ends at the stage with this
       stride. `dilation=True` (DC5) keeps all stages of a stride-32 backbone and dilates the last one to stride 16.
+    - `query_groups`: K groups of `num_queries` queries in training, each matched with all objects, none seeing another
+      (Group DETR, arXiv 2207.13085). Evaluation and saved models have the first group only, so it is not in their
+      `config.json`; nor is 1.
     - `category_ids`: the data set's own category id of each class, in class order.
     - `is_thing`: for panoptic segmentation, whether each class is countable.
 
@@ -102,6 +107,7 @@ class DetectionConfig(ABC):
     # transformer
     d_model: int = ranged(256, 4, 4096)
     num_queries: int = ranged(300, 1, MOST_QUERIES)
+    query_groups: int = ranged(1, 1, MOST_GROUPS)
     encoder_layers: int = ranged(6, 0, 100)
     encoder_ffn_dim: int = ranged(2048, 1, 32_768)
     encoder_attention_heads: int = ranged(8, 1, 1024)
@@ -243,6 +249,11 @@ class DetectionConfig(ABC):
         require(
             not (self.dilation and self.output_stride != 32), "dilation (DC5) needs output_stride 32, which it halves"
         )
+        require(
+            self.num_queries * self.query_groups <= MOST_QUERIES_IN_TRAINING,
+            f"query_groups {self.query_groups} of num_queries {self.num_queries} are more than "
+            f"{MOST_QUERIES_IN_TRAINING} queries",
+        )
         require(self.d_model % 4 == 0, f"d_model {self.d_model} is not a multiple of 4, as sine positions need")
         for name in ("encoder", "decoder"):
             heads = getattr(self, f"{name}_attention_heads")
@@ -309,6 +320,8 @@ class DetectionConfig(ABC):
                 values[name] = int(values[name])
         values["id2label"] = {str(i): name for i, name in self.id2label.items()}
         values = {name: value for name, value in values.items() if value is not None}
+        if self.query_groups == 1:
+            del values["query_groups"]
         return {"model_type": self.model_type, **values, "label2id": self.label2id, **copy.deepcopy(self.extra)}
 
     def to_json_string(self) -> str:

@@ -12,32 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import small_model
-from small_recipes import small_recipe
+from small_recipes import recipe_file, rows, small_recipe, sparse, start
 
 from conditional_detr.stopping import Interrupted
 from conditional_detr.train.checkpoint_files import checkpoints, newest_checkpoint, save_checkpoint
 from conditional_detr.train.failures import TrainingError
 from conditional_detr.train.loop import train
 from conditional_detr.train.optimizer import learning_rate_factor
-from conditional_detr.train.recipe import Recipe, find_recipe, recipe_names
-
-
-def rows(run, kind):
-    return [row for row in map(json.loads, (run / "log.jsonl").read_text().splitlines()) if row["kind"] == kind]
-
-
-def start(arguments, processes=1):
-    """`cdetr train` in processes of its own, as a user starts it."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "conditional_detr.cli", "train", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def recipe_file(folder, recipe):
-    path = folder / "recipe.yaml"
-    path.write_text(json.dumps(recipe.to_dict()))  # JSON is YAML
-    return path
+from conditional_detr.train.recipe import Recipe, find_recipe, read_recipe, recipe_names
 
 
 @pytest.mark.parametrize("family", ["conditional_detr", "detr"])
@@ -92,16 +74,6 @@ def test_a_run_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(scene
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     losses = [[row["loss"] for row in rows(run, "train")] for run in (whole, broken)]
     assert losses[0] == losses[1]
-
-
-def sparse(scenes, folder):
-    """The scenes, most of them without objects, so that a process or micro-batch often has no target at all."""
-    shutil.copytree(scenes, folder)
-    path = folder / "annotations/train.json"
-    content = json.loads(path.read_text())
-    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in (2, 3, 11)]
-    path.write_text(json.dumps(content))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -304,7 +276,7 @@ def test_running_out_of_memory_leaves_a_checkpoint_and_advice(scenes, tmp_path):
     program = """
 import resource, sys
 from pathlib import Path
-from small_recipes import small_recipe
+from small_recipes import recipe_file, rows, small_recipe, sparse, start
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.train.failures import TrainingError
 from conditional_detr.train.loop import train
@@ -343,3 +315,14 @@ def test_every_shipped_recipe_is_valid():
     for name in recipe_names():
         values = yaml.safe_load(find_recipe(name).read_text())
         Recipe(**{**values, "augmentation": Augmentation(**values.get("augmentation", {}))})
+
+
+@pytest.mark.parametrize("backbone", ["r50", "dc5_r50"])
+@pytest.mark.parametrize("epochs", [12, 50])
+def test_the_recipes_of_groups_differ_from_those_without_in_what_their_authors_changed(backbone, epochs):
+    grouped, plain = (
+        read_recipe(find_recipe(f"conditional_detr_{backbone}_{name}")) for name in (f"groups_{epochs}e", "50e")
+    )
+    assert grouped["model"] == {**plain["model"], "query_groups": 11}
+    drop = {12: [11], 50: [40]}[epochs]
+    assert grouped == {**plain, "model": grouped["model"], "epochs": epochs, "drop_epochs": drop}

@@ -15,7 +15,7 @@ from ..files import read_json
 from ..messages import shown
 from .hub import local_path
 from .names import MASK_PREFIXES, ORIGINAL_DETECTOR_PREFIX
-from .original import is_original, original_model_type, values_from_weights
+from .original import is_original, original_model_type, said_by, values_from_weights
 from .weights import read_weights, read_weights_and_arguments
 
 logger = logging.getLogger(__name__)
@@ -115,6 +115,18 @@ class Checkpoint:
             return local_path(self.name, PREPROCESSOR_FILE, **self._hub_options)
         beside = self.file.parent / PREPROCESSOR_FILE
         return beside if self.file.suffix not in (".pth", ".pt") and beside.is_file() else None
+
+    @property
+    def said_of_queries(self) -> dict[str, Any]:
+        """What it says of groups of object queries, for `original.queries_of_a_group`. A `config.json` that says nothing of
+        them is of a model without. Errors as in `config_values`; weights in a folder without one say nothing."""
+        try:
+            of_weights = self.config_path == self.file
+        except OSError:
+            return {}
+        if of_weights:
+            return said_by(self._content[1])
+        return self.config_values if "group_detr" in self.config_values else {"group_detr": 1}
 
     def config(self, config_class: type[Config], overrides: dict[str, Any]) -> Config:
         """The configuration, with values in place of its own.

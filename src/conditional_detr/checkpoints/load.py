@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..config import DetectionConfig
 from .checkpoint import Weights
+from .groups import FIRST_GROUP, FURTHER_GROUPS, new_groups
 from .names import MASK_PREFIXES, NameTable, Part, in_module, to_memory, without_detector_prefix
 
 logger = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ def load_weights(
     """Fill a module that was built on the meta device.
 
     A segmentation model's weights fill a detector without the mask head, and a detector's fill a segmentation model, whose
-    mask head is then new; both are announced.
+    mask head is then new; both are announced. Further groups of queries, which no checkpoint has, begin beside its first.
 
     Args:
         table, part: how the module names its weights.
@@ -79,7 +80,8 @@ def load_weights(
         state = {n: t for n, t in state.items() if not n.startswith(MASK_PREFIXES)}
     new_head = segments and not any(n.startswith(MASK_PREFIXES) for n in state)
     state = {n: t for n, t in state.items() if not n.startswith(left_out)}
-    unfit = _compare(own, state, MASK_PREFIXES if new_head else ())
+    further = [n for n in own if n.endswith(FURTHER_GROUPS) and n not in state]
+    unfit = _compare(own, state, (*further, *(MASK_PREFIXES if new_head else ())))
     if any(".embedder.convolution" in n or ".embedder.embedder." in n for n in unfit.unexpected):
         raise ValueError(
             f"{source} was saved with use_timm_backbone=false, whose backbone is another network: not supported"
@@ -89,8 +91,10 @@ def load_weights(
         whole = type(module).__name__ + (f" as {described} has it" if described not in ("", str(source)) else "")
         raise ValueError(f"{source} does not fit {whole}; weights {'; '.join(problems)}")
     kept = {n: t for n, t in state.items() if n in own and n not in new}
-    if new or new_head or any(n.endswith("num_batches_tracked") for n in own):
+    if new or new_head or further or any(n.endswith("num_batches_tracked") for n in own):
         kept = {**build().state_dict(), **kept}
+    for name in further:
+        kept[name] = new_groups(kept[name.removesuffix(FURTHER_GROUPS) + FIRST_GROUP], kept[name])
     if new:
         logger.warning("%s: made anew, to be trained: %s", source, ", ".join(new))
     if new_head:

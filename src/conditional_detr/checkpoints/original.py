@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -77,7 +78,9 @@ def values_from_weights(
         **PAPER_TRAINING,
         "backbone": resnet,
         "num_labels": classes,
-        "num_queries": weights["query_embed.weight"].shape[0],
+        "num_queries": queries_of_a_group(
+            weights["query_embed.weight"].shape[0], said_by(args), _count_of(overrides, "num_queries")
+        ),
         "d_model": weights["query_embed.weight"].shape[1],
         "encoder_layers": encoder_layers,
         "decoder_layers": _count(weights, "transformer.decoder.layers."),
@@ -96,10 +99,46 @@ def values_from_weights(
     return model_type, {**values, **overrides}
 
 
+def queries_of_a_group(count: int, said: Mapping[str, Any], wanted: int | None) -> int:
+    """How many of a checkpoint's object queries are one group's, where it was trained with groups of them and keeps all in
+    one matrix. Its shape does not show it: they are all of them, unless it is said.
+
+    Args:
+        count: of all its object queries.
+        said: what it says of itself: `num_queries`, of a group, and `group_detr`, the number of groups, or neither.
+        wanted: `num_queries` as the caller has it; it decides where the checkpoint says nothing, and divides `count`.
+
+    Raises:
+        ValueError: what it says contradicts its weights.
+    """
+    queries, groups = _count_of(said, "num_queries"), _count_of(said, "group_detr")
+    if not queries and not groups:
+        return wanted if wanted and count % wanted == 0 else count
+    groups = groups or max(1, count // queries)
+    queries = queries or count // groups
+    if count == queries * groups:
+        return queries
+    if groups == 1:
+        return count
+    raise ValueError(
+        f"its {count} object queries are not what it says: group_detr {groups} groups of num_queries {queries}"
+    )
+
+
+def said_by(args: Any) -> dict[str, Any]:
+    """The arguments of the training script, by name; none where a file holds none."""
+    return vars(args) if isinstance(args, argparse.Namespace) else {}
+
+
+def _count_of(said: Mapping[str, Any], name: str) -> int:
+    """0 where there is no such number."""
+    value = said.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
 def _values_from_arguments(args: argparse.Namespace | None) -> dict[str, Any]:
-    if not isinstance(args, argparse.Namespace):
+    if not (said := said_by(args)):
         return {}
-    said = vars(args)
     heads = said.get("nheads", 8)
     values = {
         "encoder_attention_heads": heads,

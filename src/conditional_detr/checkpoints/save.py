@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..files import write_atomically, write_json
 from .card import write_card
+from .groups import without_further_groups
 from .names import NameTable, Part, to_disk
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def save_model(
     """Write `model.safetensors`, `config.json` and README.md, each whole or not at all.
 
     Args:
-        state: of the module; `table` and `part` say how it names its weights.
+        state: of the module, further groups of queries left out; `table` and `part` say how it names its weights.
         values: of the configuration.
         limits: what of the model transformers' configuration cannot express; logged as a warning.
 
@@ -40,7 +41,7 @@ def save_model(
     """
     tensors = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in _on_disk(state, table, part).items()
+        for name, tensor in _on_disk(without_further_groups(state), table, part).items()
         if not name.endswith("num_batches_tracked")
     }
     values = {name: value for name, value in values.items() if name != "torch_dtype"} | {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from .options import values_of
 from .parser import CommandParser
 from .usage import UsageError
@@ -20,7 +22,7 @@ FORMATS = ("coco", "yolo", "voc")
 def run(arguments: list[str]) -> None:
     if arguments and arguments[0] in ("-h", "--help"):
         print(HELP, end="")
-        return
+        sys.exit(0)  # as every command's parser does
     if not arguments or arguments[0].startswith("-"):
         return _generate(arguments)
     commands = {"generate": _generate, "convert": _convert}

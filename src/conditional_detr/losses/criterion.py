@@ -46,18 +46,21 @@ def detection_loss(
     labels: list[dict[str, Any]],
     normalizers: LossNormalizers | None = None,
     matched: tuple[Targets, Matches] | None = None,
+    groups: int = 1,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Match and sum the losses of every decoder layer.
 
     The class loss is the family's, `config.classes`; with it L1 and GIoU of matched boxes. Sums, divided by `normalizers`.
+    Each group of queries is matched with all objects; losses are the mean of the groups'.
 
     Args:
-        logits: (L, B, Q, C) or, for DETR, (L, B, Q, C + 1); the last layer last.
-        boxes: (L, B, Q, 4) cxcywh, relative, in [0, 1].
+        logits: (L, B, groups · Q, C) or, for DETR, (L, B, groups · Q, C + 1); the last layer last.
+        boxes: (L, B, groups · Q, 4) cxcywh, relative, in [0, 1].
         labels: B dicts with `class_labels` (n,) in 0…C-1 and `boxes` (n, 4) cxcywh, relative; n may be 0.
-        normalizers: of the whole optimizer step; None takes this batch's, summed over the processes of the default
+        normalizers: of the whole optimizer step and of one group; None takes this batch's, summed over the processes of the default
             process group if there is one.
         matched: what `match_labels` gives, where it has been computed already.
+        groups: of queries, one after another.
 
     Returns:
         The weighted total, and its unweighted parts: `loss_ce`, `loss_bbox`, `loss_giou` of the last layer, with
@@ -72,7 +75,9 @@ def detection_loss(
     logits, boxes = at_least_float32(logits), at_least_float32(boxes)
     if normalizers is None:
         normalizers = normalizers_of_all_processes(config, labels, logits.device)
-    targets, matches = matched or match_labels(config, logits, boxes, labels)
+    targets, matches = matched or match_labels(config, logits, boxes, labels, groups)
+    logits, boxes = _groups_as_images(logits, groups), _groups_as_images(boxes, groups)
+    normalizers = LossNormalizers(*(groups * total for total in normalizers))
     classes, places = config.classes, Places(matches.layer, matches.image, matches.query)
     class_loss = classes.loss(logits, places, targets.classes[matches.target]) / classes.divisor(*normalizers)
     own, target = boxes[places], targets.boxes[matches.target]  # (M, 4) both
@@ -96,12 +101,20 @@ def detection_loss(
 
 
 def match_labels(
-    config: DetectionConfig, logits: Tensor, boxes: Tensor, labels: list[dict[str, Any]]
+    config: DetectionConfig, logits: Tensor, boxes: Tensor, labels: list[dict[str, Any]], groups: int = 1
 ) -> tuple[Targets, Matches]:
-    """The batch's objects, and the queries they are assigned to; arguments and errors as in `detection_loss`."""
-    targets = gather_targets(labels, boxes.device, boxes.dtype)
+    """The batch's objects, and the queries they are assigned to; arguments and errors as in `detection_loss`. The objects
+    come once for each group, and image i of group g is counted as image g · B + i."""
     _check_classes(config, labels)
-    return targets, match(config, logits, boxes, targets)
+    targets = gather_targets([*labels] * groups, boxes.device, boxes.dtype)
+    return targets, match(config, _groups_as_images(logits, groups), _groups_as_images(boxes, groups), targets)
+
+
+def _groups_as_images(predictions: Tensor, groups: int) -> Tensor:
+    """(L, B, groups · Q, …) -> (L, groups · B, Q, …): groups have as little to do with each other as images."""
+    if groups == 1:
+        return predictions
+    return predictions.unflatten(2, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def _check_classes(config: DetectionConfig, labels: list[dict[str, Any]]) -> None:

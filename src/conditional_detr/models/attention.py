@@ -17,9 +17,17 @@ from ..precision import at_least_float32
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(F, name) for name in ACTIVATIONS}
 
 
-def split_heads(tokens: Tensor, heads: int) -> Tensor:
-    """(B, N, D) -> (B, heads, N, D / heads)."""
+def split_heads(tokens: Tensor, heads: int, groups: int = 1) -> Tensor:
+    """(B, N, D) -> (B, heads, N, D / heads); of several groups (B · groups, heads, N / groups, D / heads): in the place
+    of images, groups see nothing of each other. `join_groups` is the reverse."""
+    if groups > 1:
+        tokens = tokens.unflatten(1, (groups, -1)).flatten(0, 1)
     return tokens.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_groups(tokens: Tensor, groups: int) -> Tensor:
+    """(B · groups, N / groups, D) -> (B, N, D)."""
+    return tokens if groups == 1 else tokens.unflatten(0, (-1, groups)).flatten(1, 2)
 
 
 def attend(
@@ -73,17 +81,23 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(config.d_model, config.d_model)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, key_mask: Tensor | None = None, need_weights: bool = False
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_mask: Tensor | None = None,
+        need_weights: bool = False,
+        groups: int = 1,
     ) -> tuple[Tensor, Tensor | None]:
         out, weights = attend(
-            split_heads(self.q_proj(query), self.heads),
-            split_heads(self.k_proj(key), self.heads),
-            split_heads(self.v_proj(value), self.heads),
+            split_heads(self.q_proj(query), self.heads, groups),
+            split_heads(self.k_proj(key), self.heads, groups),
+            split_heads(self.v_proj(value), self.heads, groups),
             key_mask,
             self.dropout if self.training else 0.0,
             need_weights,
         )
-        return self.o_proj(out), weights
+        return self.o_proj(join_groups(out, groups)), weights
 
 
 class FeedForward(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..checkpoints.names import DECODER, ORIGINAL_DECODER, Row, name_table
 from ..config import DetectionConfig
 from ..families import ConditionalDetrConfig
-from .attention import MLP, attend, scaled_products, split_heads
+from .attention import MLP, attend, join_groups, scaled_products, split_heads
 from .decoder import Decoder, DecoderLayer
 from .detection_model import DetectionModel
 from .detector import ObjectDetectionModel
@@ -71,13 +71,13 @@ class ConditionalSelfAttention(nn.Module):
         self.o_proj = nn.Linear(config.d_model, config.d_model)
 
     def forward(
-        self, content: Tensor, object_queries: Tensor, query_mask: Tensor | None, need_weights: bool
+        self, content: Tensor, object_queries: Tensor, query_mask: Tensor | None, need_weights: bool, groups: int
     ) -> tuple[Tensor, Tensor | None]:
         query = self.q_content_proj(content) + self.q_pos_proj(object_queries)
         key = self.k_content_proj(content) + self.k_pos_proj(object_queries)
-        query, key, value = (split_heads(x, self.heads) for x in (query, key, self.v_proj(content)))
+        query, key, value = (split_heads(x, self.heads, groups) for x in (query, key, self.v_proj(content)))
         out, weights = attend(query, key, value, query_mask, self.dropout if self.training else 0.0, need_weights)
-        return self.o_proj(out), weights
+        return self.o_proj(join_groups(out, groups)), weights
 
 
 class ConditionalCrossAttention(nn.Module):
@@ -157,8 +157,9 @@ class ConditionalDetrDecoderLayer(DecoderLayer):
         key_mask: Tensor | None,
         query_mask: Tensor | None,
         need_weights: bool,
+        groups: int,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        update, self_weights = self.self_attn(content, object_queries, query_mask, need_weights)
+        update, self_weights = self.self_attn(content, object_queries, query_mask, need_weights, groups)
         content = self.residual(content, update, self.self_attn_layer_norm)
         update, cross_weights = self.encoder_attn(
             content, object_queries, spatial_query, memory, position, key_mask, need_weights

@@ -21,15 +21,30 @@ from .recompute import Recomputing
 
 
 class DecoderStates(NamedTuple):
-    """What a decoder leaves behind. L layers, B images, Q queries, M cells, h heads."""
+    """What a decoder leaves behind. L layers, B images, Q queries, M cells, h heads; in training Q counts the queries of
+    all groups, one group after another, but in `self_attentions`."""
 
     raw: list[
         Tensor
     ]  # L + 1 × (B, Q, d): the content at first (zeros), then each layer's output before the shared norm
     normed: Tensor  # (L or 1, B, Q, d): each layer's (or only the last layer's) output after the shared norm
     reference: Tensor | None  # (1, Q, 2): logits of the reference points; None for families without
-    self_attentions: list[Tensor | None]  # L × (B, h, Q, Q) where asked for
+    self_attentions: list[Tensor | None]  # L × (B · groups, h, Q, Q) where asked for, Q of a group
     cross_attentions: list[Tensor | None]  # L × (B, h, Q, M) where asked for
+    groups: int = 1
+
+    def of_first_group(self) -> DecoderStates:
+        """The states as prediction has them."""
+        if self.groups == 1:
+            return self
+        queries = self.normed.shape[2] // self.groups
+        return DecoderStates(
+            [content[:, :queries] for content in self.raw],
+            self.normed[:, :, :queries],
+            None if self.reference is None else self.reference[:, :queries],
+            [None if weights is None else weights[:: self.groups] for weights in self.self_attentions],
+            [None if weights is None else weights[:, :, :queries] for weights in self.cross_attentions],
+        )
 
 
 class DecoderLayer(nn.Module):
@@ -42,9 +57,10 @@ class DecoderLayer(nn.Module):
     - memory, position: (B, M, d) and (B or 1, M, d), the encoder's output and where its cells are.
     - key_mask, query_mask: (B, 1, 1, M) and (B, 1, 1, Q) bool, True where attended to; None for everywhere.
     - need_weights: whether to return attention weights.
+    - groups: how many groups the queries are of, which self-attention keeps apart; Q counts those of all.
 
-    that returns the content after the layer, and the weights of self-attention (B, h, Q, Q) and cross-attention
-    (B, h, Q, M), None where not asked for.
+    that returns the content after the layer, and the weights of self-attention (B · groups, h, Q / groups, Q / groups)
+    and cross-attention (B, h, Q, M), None where not asked for. `query_mask` is as the weights of self-attention.
     """
 
     def __init__(self, config: DetectionConfig) -> None:
@@ -119,21 +135,29 @@ class Decoder(Recomputing):
         need_weights: bool = False,
         content: Tensor | None = None,
         query_mask: Tensor | None = None,
+        groups: int = 1,
     ) -> DecoderStates:
         """Decode the queries against the memory.
 
+        Self-attention alone keeps groups apart; all else treats a query by itself, and cross-attention's keys and values
+        are computed once.
+
         Args:
-            object_queries: (Q, d), learned.
+            object_queries: (groups · Q, d), learned, one group after another.
             memory: (B, M, d).
             position: (B or 1, M, d).
             key_mask: (B, 1, 1, M) bool, True for cells of the image; None if all are.
             all_layers: normalise every layer's output, not only the last one's.
-            content: (B, Q, d) to start from; None for zeros.
-            query_mask: (B, 1, 1, Q) bool, True for queries that others may attend to; None if all are.
+            content: (B, Q, d) for each group to start from; None for zeros.
+            query_mask: (B, 1, 1, Q) bool, True for queries that others of their group may attend to; None if all are.
         """
         placed = object_queries[None]  # (1, Q, d): the same for every image, so projected once for the batch
         if content is None:
             content = memory.new_zeros(len(memory), *object_queries.shape)
+        elif groups > 1:
+            content = content.repeat(1, groups, 1)
+        if query_mask is not None and groups > 1:
+            query_mask = query_mask.repeat_interleave(groups, 0)
         reference, point = self.reference_points(placed), None
         if reference is not None:
             point = sine_point_embedding(at_least_float32(reference).sigmoid(), placed.shape[-1])  # (1, Q, d)
@@ -143,10 +167,10 @@ class Decoder(Recomputing):
         for i, layer in enumerate(self.layers):
             spatial_query = None if point is None else self.spatial_query(point, content, i)
             content, self_weights, cross_weights = self.kept_or_recomputed(layer)(
-                content, placed, spatial_query, memory, position, key_mask, query_mask, need_weights
+                content, placed, spatial_query, memory, position, key_mask, query_mask, need_weights, groups
             )
             raw.append(content)
             self_attentions.append(self_weights)
             cross_attentions.append(cross_weights)
         normed = self.layernorm(torch.stack(raw[1:] if all_layers else raw[-1:]))
-        return DecoderStates(raw, normed, reference, self_attentions, cross_attentions)
+        return DecoderStates(raw, normed, reference, self_attentions, cross_attentions, groups)

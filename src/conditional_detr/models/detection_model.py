@@ -122,6 +122,10 @@ class States(NamedTuple):
     projected: Tensor  # (B, d, h, w): the last stage's, as they enter the encoder
     pixel_mask: Tensor | None  # (B, H, W) bool, True where a pixel belongs to the image; None where nothing is padded
 
+    def of_first_group(self) -> States:
+        """The states as prediction has them, without the groups of queries that training adds."""
+        return self._replace(decoded=self.decoded.of_first_group())
+
 
 class DetectionModel(DetectionBase):
     """Backbone, encoder and decoder. Use a family's, such as `ConditionalDetrModel`.
@@ -144,6 +148,11 @@ class DetectionModel(DetectionBase):
         self.decoder = self.decoder_class(config)
         _initialise(self.encoder)
         _initialise(self.decoder)
+        if config.query_groups > 1:
+            further = (config.query_groups - 1) * config.num_queries
+            self.further_query_groups = nn.Embedding(
+                further, config.d_model
+            )  # of training alone, and of its checkpoints
 
     def freeze_backbone(self) -> None:
         self.backbone.requires_grad_(False)
@@ -160,7 +169,8 @@ class DetectionModel(DetectionBase):
         precomputed: PrecomputedInputs | None = None,
         all_stages: bool = False,
     ) -> States:
-        """Pixels to the decoder's states, and what was computed on the way; see `Encoder.forward`, `DecoderStates`.
+        """Pixels to the decoder's states, and what was computed on the way; see `Encoder.forward`, `DecoderStates`. In
+        training they are those of all groups of queries, else of the first.
 
         Args:
             pixel_values, pixel_mask: see `forward`.
@@ -206,7 +216,12 @@ class DetectionModel(DetectionBase):
                 raise ValueError(f"{what} must have the shape {shape}, got {tuple(value.shape)}")
         if query_mask is not None:
             query_mask = query_mask.bool()[:, None, None]  # (B, 1, 1, Q)
-        decoded = self.decoder(queries, encoded[-1], position, key_mask, all_layers, need_weights, content, query_mask)
+        groups = self.config.query_groups if self.training else 1
+        if groups > 1:
+            queries = torch.cat((queries, self.further_query_groups.weight))
+        decoded = self.decoder(
+            queries, encoded[-1], position, key_mask, all_layers, need_weights, content, query_mask, groups
+        )
         return States(encoded, encoder_attentions, decoded, features, projected, pixel_mask)
 
     def _position(self, projected: Tensor, cell_mask: Tensor | None) -> Tensor:
@@ -255,7 +270,7 @@ class DetectionModel(DetectionBase):
             decoder_attention_mask, encoder_outputs, inputs_embeds, decoder_inputs_embeds
         )
         auxiliary = self.config.auxiliary_loss
-        states = self.states(pixel_values, pixel_mask, auxiliary, attentions, precomputed)
+        states = self.states(pixel_values, pixel_mask, auxiliary, attentions, precomputed).of_first_group()
         decoded = states.decoded
         output = DetectionModelOutput(
             last_hidden_state=decoded.normed[-1],

@@ -77,6 +77,7 @@ class ObjectDetectionModel(DetectionBase):
         normalizers: LossNormalizers | None = None,
     ) -> DetectionOutput | tuple[Any, ...]:
         """Detect; with labels, also compute the loss. Predictions depend neither on labels nor on `auxiliary_loss`.
+        With `query_groups`, the loss in training is the mean of the groups'; all else is of the first group.
 
         Args:
             pixel_values: (B, 3, H, W) float, normalised; images at the top left of the canvas.
@@ -99,14 +100,23 @@ class ObjectDetectionModel(DetectionBase):
         )
         auxiliary = self.config.auxiliary_loss
         states = self.model.states(pixel_values, pixel_mask, auxiliary, attentions, precomputed)
-        logits, boxes = self.predict_from(states.decoded.normed, states.decoded.reference)  # (L or 1, B, Q, …)
+        logits, boxes = self.predict_from(states.decoded.normed, states.decoded.reference)  # (L or 1, B, groups · Q, …)
         output = DetectionOutput()
         if labels is not None:
-            loss, loss_dict = detection_loss(self.config, logits, boxes, labels, normalizers)
+            groups = states.decoded.groups
+            loss, loss_dict = detection_loss(self.config, logits, boxes, labels, normalizers, groups=groups)
             output.update(loss=loss, loss_dict=loss_dict)
+        states, logits, boxes = first_group(states, logits, boxes)
         output.update(logits=logits[-1], pred_boxes=boxes[-1])
         output.update(rest_of_output(states, logits, boxes, auxiliary, attentions, hidden_states))
         return output if as_dict else output.to_tuple()
+
+
+def first_group(states: States, logits: Tensor, boxes: Tensor) -> tuple[States, Tensor, Tensor]:
+    """What prediction has of states, logits (L, B, groups · Q, …) and boxes (L, B, groups · Q, 4)."""
+    states = states.of_first_group()
+    queries = states.decoded.normed.shape[2]
+    return states, logits[:, :, :queries], boxes[:, :, :queries]
 
 
 def inverse_sigmoid(p: Tensor, eps: float = 1e-5) -> Tensor:

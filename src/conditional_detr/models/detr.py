@@ -53,9 +53,10 @@ class DetrDecoderLayer(DecoderLayer):
         key_mask: Tensor | None,
         query_mask: Tensor | None,
         need_weights: bool,
+        groups: int,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         placed = content + object_queries
-        update, self_weights = self.self_attn(placed, placed, content, query_mask, need_weights)
+        update, self_weights = self.self_attn(placed, placed, content, query_mask, need_weights, groups)
         content = self.residual(content, update, self.self_attn_layer_norm)
         update, cross_weights = self.encoder_attn(
             content + object_queries, memory + position, memory, key_mask, need_weights

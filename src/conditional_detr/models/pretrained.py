@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from ..checkpoints.card import model_card
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.groups import first_group
 from ..checkpoints.hub import upload_folder
 from ..checkpoints.load import in_dtype, known_overrides, load_weights, named_device, named_dtype, resizes
 from ..checkpoints.names import NameTable, Part
@@ -68,7 +69,9 @@ class PretrainedModel(nn.Module):
             ignore_mismatched_sizes: build weights whose shape differs anew instead of refusing.
             revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub` takes them.
             overrides: replace values of the configuration. `num_labels=` or `id2label=` with other classes than the
-                checkpoint's swap the classifier, `num_queries=` the object queries; both are announced.
+                checkpoint's swap the classifier, `num_queries=` the object queries; both are announced. Of a file that
+                says nothing of itself, `num_queries=` that divides its object queries says that they are groups, and
+                keeps the first. `query_groups=` adds groups for training beside it.
 
         Raises:
             OSError: no such folder, file or hub name, or no network.
@@ -89,7 +92,7 @@ class PretrainedModel(nn.Module):
         if config is None:
             config = checkpoint.config(cls.config_class, overrides)
             described = checkpoint.config_name
-        weights, dtype = in_dtype(checkpoint.weights(), dtype)
+        weights, dtype = in_dtype(first_group(checkpoint, config.num_queries), dtype)
         model = cls._without_weights(config, described)
         load_weights(
             model,
@@ -203,6 +206,7 @@ class PretrainedModel(nn.Module):
         transformers 4 does not; any other by `backbone`, which both read.
         """
         values, config = self.config.to_dict(), self.config
+        values.pop("query_groups", None)  # saved models have the first group alone
         (backbone,) = (part for part in self.modules() if isinstance(part, Backbone))
         limit = backbone.not_in_transformers()
         limits = [limit] if limit else []

@@ -15,7 +15,7 @@ from ..losses.mask_losses import MASK_STRIDE, mask_losses
 from ..losses.matcher import to_device
 from ..precision import at_least_float32
 from .detection_model import DetectionBase, PrecomputedInputs, States, output_options
-from .detector import ObjectDetectionModel, check_labels, rest_of_output
+from .detector import ObjectDetectionModel, check_labels, first_group, rest_of_output
 from .mask_head import GROUPS, MaskAttention, MaskHead
 from .outputs import SegmentationOutput
 
@@ -64,7 +64,16 @@ class SegmentationModel(DetectionBase):
 
     def freeze_detector(self) -> None:
         """Train the mask head alone, on a detector that stays as it is, without dropout (the original's
-        `--frozen_weights`)."""
+        `--frozen_weights`).
+
+        Raises:
+            ValueError: there are groups of queries, of which such a detector has the first only.
+        """
+        if self.config.query_groups > 1:
+            raise ValueError(
+                f"query_groups {self.config.query_groups}: groups of queries train a detector, which is to stay as it is; "
+                "leave it at 1"
+            )
         self.detector.requires_grad_(False)
         self.detector_is_frozen = True
         self.train(self.training)
@@ -142,6 +151,7 @@ class SegmentationModel(DetectionBase):
                 states, logits, boxes, labels, normalizers, _sizes(pixel_values, states.pixel_mask)
             )
             output.update(loss=loss, loss_dict=loss_dict)
+        states, logits, boxes = first_group(states, logits, boxes)
         if labels is None or not self.training:
             chosen = self._best(logits[-1], mask_score_threshold, mask_limit)
             masks = self._draw_padded(states, chosen, whole=mask_score_threshold is None)
@@ -198,21 +208,27 @@ class SegmentationModel(DetectionBase):
         normalizers: LossNormalizers | None,
         sizes: list[tuple[int, int]],
     ) -> tuple[Tensor, dict[str, Tensor], Tensor, Tensor]:
-        """The loss and its parts, the matched queries (B, K), padded with -1, and their masks (B, K, h, w)."""
-        config = self.config
+        """The loss and its parts, the matched queries (B, K), padded with -1, and their masks (B, K, h, w).
+
+        With groups of queries, masks and their losses are of the first group alone: it is the one that predicts, and to
+        draw each object's mask once a group would cost more than all the rest of the step.
+        """
+        config, groups = self.config, states.decoded.groups
         if normalizers is None:
             normalizers = normalizers_of_all_processes(config, labels, logits.device)
-        matched = match_labels(config, at_least_float32(logits), at_least_float32(boxes), labels)
-        targets, matches = matched
-        loss, loss_dict = detection_loss(config, logits, boxes, labels, normalizers, matched)
-        counts = [min(count, config.num_queries) for count in targets.counts]
-        last = len(matches.layer) - sum(counts)  # matches are in the order of layers, then of images
-        image, query, target = (values[last:] for values in matches[1:])
+        matched = match_labels(config, at_least_float32(logits), at_least_float32(boxes), labels, groups)
+        _, matches = matched
+        loss, loss_dict = detection_loss(config, logits, boxes, labels, normalizers, matched, groups)
+        objects_of = [len(label["class_labels"]) for label in labels]
+        counts = [min(count, config.num_queries) for count in objects_of]
+        # Matches are in the order of layers, then of groups, then of images.
+        last = len(matches.layer) - groups * sum(counts)
+        image, query, target = (values[last : last + sum(counts)] for values in matches[1:])
         place = to_device(torch.cat([torch.arange(count) for count in counts]), image.device)
         chosen = query.new_full((len(counts), max(counts)), -1)
         chosen[image, place] = query
         rows = self._draw(states, chosen, image, place)
-        first = to_device(torch.tensor([0, *targets.counts]).cumsum(0), image.device)
+        first = to_device(torch.tensor([0, *objects_of]).cumsum(0), image.device)
         objects = target - first[image]  # counted in their own image
         target_masks = _matched_masks(labels, objects.split(counts), sizes)
         focal, dice = mask_losses(rows, target_masks, sizes)

@@ -60,7 +60,7 @@ class Recipe:
         data: Folder of a data set, recognised by what lies in it. COCO: annotations/instances_train2017.json with
             images/train2017/ or train2017/, annotations/{train,val}.json with images/{train,val}/, Roboflow's
             {train,valid}/_annotations.coco.json, or one JSON file of all images. YOLO: data.yaml. Pascal VOC: XML files in
-            {train,val}/ or annotations/, or ImageSets/Main/. For "panoptic": annotations/panoptic_{train,val}2017.json
+            {train,val}/ or annotations/, or ImageSets/Main/. CVAT for images, LabelMe, Open Images. For "panoptic": annotations/panoptic_{train,val}2017.json
             with a folder of PNG files of that name, or annotations/panoptic_{train,val}.json with panoptic/{train,val}/.
         output: Folder of the run. Default: runs/ and the recipe's name.
         resume: "auto" continues from the newest whole checkpoint in the output folder, if there is one; or the path of a
@@ -186,7 +186,11 @@ class Recipe:
                 "recipe's away)"
             )
         shares_of(self.split)
-        self.model_config()
+        if self.model_config().query_groups > 1 and self.freeze_detector:
+            raise ValueError(
+                f"model.query_groups is {self.model['query_groups']}: groups of queries train a detector, and "
+                "freeze_detector keeps it as it is; leave it at 1"
+            )
 
     def model_config(self, **classes: Any) -> DetectionConfig:
         """The model's configuration.

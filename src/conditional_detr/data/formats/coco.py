@@ -21,6 +21,7 @@ from .entries import BOX, Entries, is_box
 from .format import ALIASES, Format, Found, images_beside, said, split_folders
 from .image_files import exist
 from .json_kinds import COCO_JSON, MOST_FILES, json_kind
+from .polygons import POLYGONS_LOOKED_AT, crosses_itself, crossing_remark
 
 
 def read_coco(
@@ -75,6 +76,8 @@ class _Rows:
     dropped: list[Any] = field(default_factory=list)
     maskless: list[Any] = field(default_factory=list)
     short_polygons: list[Any] = field(default_factory=list)
+    outlined: int = 0  # annotations with polygons
+    crossing: list[Any] = field(default_factory=list)
 
 
 def index_annotations(
@@ -132,6 +135,7 @@ def index_annotations(
         missing_images=missing,
         parent_category=parent,
         box_form=form,
+        warnings=[crossing_remark(rows.crossing)] if rows.crossing else [],
     )
 
 
@@ -200,9 +204,14 @@ def _mask(entries: Entries, position: int, annotation: dict[str, Any], height: i
     if not segmentation:
         return b""
     try:
-        return _run_length_bytes(segmentation, height, width)
+        found = _run_length_bytes(segmentation, height, width)
     except ValueError as error:
         entries.fault(position, annotation, f"segmentation: {error}")
+    if isinstance(segmentation, list):
+        rows.outlined += 1
+        if rows.outlined <= POLYGONS_LOOKED_AT and any(map(crosses_itself, segmentation)):
+            rows.crossing.append(annotation.get("id", "?"))
+    return found
 
 
 def _instance_masks(sizes: np.ndarray, masks: Sequence[bytes]) -> InstanceMasks:

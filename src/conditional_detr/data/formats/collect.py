@@ -12,14 +12,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ...coco_masks import encode_segmentation
-from ...messages import listed_briefly
-from ..check import header_sizes
+from ..check import MOST_OBJECTS, header_sizes
 from ..dataset import DetectionDataset
 from ..object_masks import InstanceMasks, as_json
 from .entries import LARGEST, LARGEST_PICTURE, LARGEST_SIDE
-from .polygons import crosses_itself
-
-MOST_OBJECTS = 100_000  # of one image; queries are a thousandth of it
+from .polygons import POLYGONS_LOOKED_AT, crosses_itself, crossing_remark
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ class Collected:
     dropped: list[str] = field(default_factory=list)
     maskless: list[str] = field(default_factory=list)
     short_polygons: list[str] = field(default_factory=list)
+    outlined: int = 0  # objects with polygons
     crossing: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -163,7 +161,8 @@ class Collected:
                 return None
             if not all(math.isfinite(sum(polygon)) for polygon in long):
                 place.fault("a polygon's numbers must be finite")
-            if any(crosses_itself(polygon) for polygon in long):
+            self.outlined += 1
+            if self.outlined <= POLYGONS_LOOKED_AT and any(map(crosses_itself, long)):
                 self.crossing.append(str(place))
             segmentation = long
         try:
@@ -205,10 +204,7 @@ class Collected:
             )
         remarks = list(self.warnings)
         if self.crossing:
-            remarks.append(
-                f"{len(self.crossing)} polygons cross themselves, and of their mask only what lies inside by the even-odd "
-                f"rule counts; draw them anew ({listed_briefly(self.crossing, 3)})"
-            )
+            remarks.append(crossing_remark(self.crossing))
         return DetectionDataset(
             annotation_file=self.annotations,
             image_folder=self.images,

@@ -1,0 +1,60 @@
+"""Groups of object queries in checkpoints: the first is what a model predicts with, the others are there to train."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import Tensor
+
+from .checkpoint import Checkpoint, Weights
+from .original import queries_of_a_group
+
+logger = logging.getLogger(__name__)
+
+# Of a module's weights: the queries of the groups after the first, one group after another. No saved model has them.
+FURTHER_GROUPS = "further_query_groups.weight"
+FIRST_GROUP = "query_position_embeddings.weight"
+ORIGINAL_QUERIES = "query_embed.weight"
+
+
+def without_further_groups(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that prediction needs."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith(FURTHER_GROUPS)}
+
+
+def new_groups(first: Tensor, further: Tensor) -> Tensor:
+    """Queries to begin further groups with, beside a trained first group.
+
+    Args:
+        first: (Q, d), trained.
+        further: ((K - 1) · Q, d), new.
+
+    Returns:
+        ((K - 1) · Q, d)
+    """
+    return further.to(first.dtype)
+
+
+def first_group(checkpoint: Checkpoint, wanted: int) -> Weights:
+    """Its weights; where it keeps the queries of all groups in one matrix, as other tools do, with those of the first alone.
+
+    Args:
+        wanted: `num_queries` of the model that they are for.
+
+    Raises:
+        OSError, ValueError: as `Checkpoint.weights`; or what it says of groups contradicts its weights.
+    """
+    weights = checkpoint.weights()
+    for name, tensor in weights.tensors.items():
+        if name.endswith((FIRST_GROUP, ORIGINAL_QUERIES)) and tensor.dim() == 2 and len(tensor) != wanted:
+            try:
+                queries = queries_of_a_group(len(tensor), checkpoint.said_of_queries, wanted)
+            except ValueError as error:
+                raise ValueError(f"{weights.source}: {error}") from None
+            if queries != len(tensor):
+                logger.warning(
+                    "%s: its %d object queries are taken for %d groups of %d, which training had; the first is kept",
+                    weights.source, len(tensor), len(tensor) // queries, queries,
+                )  # fmt: skip
+                return weights._replace(tensors={**weights.tensors, name: tensor[:queries].clone()})
+    return weights
