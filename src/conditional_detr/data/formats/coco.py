@@ -370,7 +370,12 @@ def find(place: Path) -> Found | None:
         )
     if (single := _single_file(place)) is None:
         return None
-    return Found(single, (), lambda split, *rest: _read(single, _images_of(single), *rest), files)
+    return Found(
+        single,
+        (),
+        lambda split, *rest: _read(single, _images_of(single), *rest),
+        lambda split: None if split else (single, _images_of(single)),
+    )
 
 
 def _there(place: Path, split: str, files: tuple[Path, Path] | None) -> tuple[Path, Path]:
