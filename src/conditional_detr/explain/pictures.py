@@ -26,11 +26,9 @@ def draw_explanation(image: Tensor, explanation: Explanation) -> Image.Image:
     Args:
         image: (3, H, W) uint8 of the image, of any size.
     """
-    picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-    scale = TILE / max(picture.size)
-    picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+    height, width = tile_size(image.shape[-2], image.shape[-1])
+    picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).resize((width, height))
     heads = len(explanation.content_scores)
-    width, height = picture.size
     sheet = Image.new("RGB", (LABELS + heads * (width + GAP), 2 * LINE + len(PARTS) * (height + GAP)), (255, 255, 255))
     write, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     detection = explanation.detection
@@ -45,6 +43,12 @@ def draw_explanation(image: Tensor, explanation: Explanation) -> Image.Image:
             tile = _marked(_overlaid(picture, weights), explanation)
             sheet.paste(tile, (LABELS + head * (width + GAP), top))
     return sheet
+
+
+def tile_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width of the tiles of an image of this size."""
+    scale = TILE / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _overlaid(picture: Image.Image, weights: np.ndarray) -> Image.Image:

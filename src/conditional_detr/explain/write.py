@@ -15,10 +15,9 @@ from ..files import write_atomically
 from ..images.read import read_resized
 from ..predict.attention import PARTS, Explanation
 from ..predict.detector import Detector
-from ..predict.draw import drawn_size
 from ..predict.image_files import file_stems
 from .figures import AttentionFigures
-from .pictures import draw_explanation
+from .pictures import draw_explanation, tile_size
 
 
 def explain_files(
@@ -53,7 +52,7 @@ def explain_files(
         found = detector.explain(image, threshold, most, layer)
         figures.add(found)
         write_atomically(output / f"{stem}.npz", partial(_save_arrays, found))
-        pixels = read_resized(image, drawn_size) if draw and found else None
+        pixels = read_resized(image, tile_size) if draw and found else None
         for number, explanation in enumerate(found if pixels is not None else (), start=1):
             path = output / f"{stem}-{number}.jpg"
             if os.path.realpath(path) in taken:
