@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...images.sizes import output_size
+from ..check import MOST_OBJECTS
 from ..dataset import DetectionDataset
-from .findings import HARMS, Example, Findings
+from .findings import HARMS, KNOW, Example, Findings
 
 SAME_PLACE = 0.95  # IoU from which two boxes are at the same place; hotcoco's `healthcheck` has it, too
 MOST_COMPARED = 3000  # boxes of one image that are compared with each other; of more, only equal ones are found
@@ -192,10 +193,14 @@ def _check_sizes(data: DetectionDataset, split: str, seen: Seen, found: Findings
     small = np.flatnonzero((longest_sides(data, seen) < seen.stride) & ~data.crowds)
     rule = f"both sides below {seen.stride} pixels once the short side of the picture is {seen.image_size}"
     found.add_all("small_objects", _examples(data, split, small), len(small), int((~data.crowds).sum()), rule)
+    if (finding := found.get("small_objects")) and len(small) <= MUCH * (~data.crowds).sum():
+        finding.severity = KNOW
 
 
 def _check_numbers(data: DetectionDataset, split: str, seen: Seen, found: Findings) -> None:
     objects = data.objects_per_image()
+    for i in np.flatnonzero(np.diff(data.first) > MOST_OBJECTS).tolist():
+        found.add("overfull_images", Example(f"{data.first[i + 1] - data.first[i]:,} objects", data.file_names[i]))
     crowded = np.flatnonzero(objects > seen.num_queries)
     crowded = crowded[np.argsort(-objects[crowded], kind="stable")]
     examples = (_example(data, split, i, [], f"{objects[i]} objects") for i in crowded.tolist())
