@@ -168,7 +168,7 @@ def test_the_options_that_the_documents_show_exist(capsys):
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
     shown = {}
     for text in texts:
-        for command, rest in re.findall(r"cdetr (train|eval|predict|demo|data \w+)\b([^`#\n]*)", text):
+        for command, rest in re.findall(r"cdetr (train|eval|predict|explain|demo|data \w+)\b([^`#\n]*)", text):
             shown.setdefault(command, set()).update(re.findall(r"--([a-z_.]+)", rest))
     for command, options in shown.items():
         with pytest.raises(SystemExit):

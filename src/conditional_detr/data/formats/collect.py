@@ -87,10 +87,6 @@ class Collected:
             raise FileNotFoundError(f"{where}the picture {path} is not there. Check the folder, {advice}")
         raise OSError(f"{where}{path} is not a readable picture. Repair it, {advice}")
 
-    def leave_out(self, file_name: str) -> None:
-        """Count an image that is not there."""
-        self.missing.append(file_name)
-
     def add_image(self, file_name: str, height: int, width: int, place: Place | None = None) -> None:
         if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE and height * width < LARGEST_PICTURE):
             (place or Place(self.images / file_name)).fault(
@@ -144,8 +140,7 @@ class Collected:
                 return
             counts, area = mask
             self.run_lengths.append(counts)
-        edge = rounding
-        self.clipped += x0 < -edge or y0 < -edge or x1 > width + edge or y1 > height + edge
+        self.clipped += x0 < -rounding or y0 < -rounding or x1 > width + rounding or y1 > height + rounding
         self.rows.append((left, top, right, bottom, number, area, crowd))
         self.first[-1] = len(self.rows)
 
