@@ -294,6 +294,14 @@ def test_faulty_masks_are_found(data):
     assert {name: finding.count for name, finding in findings.items()} == {"maskless_objects": 1, "short_polygons": 1}
 
 
+def test_a_million_boxes_in_one_image_are_said(data):
+    box = {"image_id": 1, "category_id": 3, "bbox": [3, 3, 20, 20]}
+    change(data, lambda c: c["annotations"].extend([box] * 100_001))
+    findings = found(data)
+    assert set(findings) == {"overfull_images", "crowded_images", "repeated_boxes"}
+    assert str(findings["overfull_images"].examples[0]) == "train0.png: 100,005 objects"
+
+
 def test_clean_data_has_no_finding_and_advice(clean):
     result = examine(clean, seen=SEEN, workers=0)
     assert result.findings == [] and not result.stops

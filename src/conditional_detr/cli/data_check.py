@@ -133,10 +133,8 @@ def _print(result: Examination) -> None:
         console.print("\nNothing is wrong.")
     if result.advice is not None:
         console.print("\n[bold]Recommended[/]")
-        console.print(f"  --image_size {result.advice.image_size}: {result.advice.image_size_reason}", soft_wrap=True)
-        console.print(
-            f"  --model.num_queries {result.advice.num_queries}: {result.advice.num_queries_reason}", soft_wrap=True
-        )
+        for option, reason in result.advice.lines():
+            console.print(f"  {option}: {reason}", soft_wrap=True)
 
 
 def _line(finding: Finding) -> str:

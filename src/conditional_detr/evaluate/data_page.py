@@ -37,7 +37,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
 .badge { display: inline-block; border-radius: .3rem; padding: 0 .5rem; font-size: .8rem; font-weight: 600; color: #fff; }
 .stops { background: #b42318; } .harms { background: #a15c00; } .know { background: #2a6f97; } .fine { background: #2e7d32; }
 .cure { margin: .1rem 0; } .rule { opacity: .75; }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: .8rem; margin: .6rem 0; }
+.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: .8rem; margin: .6rem 0; align-items: start; }
 figure { margin: 0; background: var(--soft); border-radius: .4rem; overflow: hidden; }
 figure img { width: 100%; height: auto; display: block; } figcaption { padding: .3rem .5rem; font-size: .8rem; overflow-wrap: anywhere; }
 ul.words { font-size: .85rem; overflow-wrap: anywhere; } .bar { background: #2a6f97; height: .7rem; display: inline-block; }
@@ -108,8 +108,8 @@ def _recommended(result: Examination) -> str:
     if advice is None:
         return ""
     return (
-        f"<p>Recommended: <code>--image_size {advice.image_size}</code> ({_text(advice.image_size_reason)}) and "
-        f"<code>--model.num_queries {advice.num_queries}</code> ({_text(advice.num_queries_reason)}).</p>"
+        f"<p>Recommended: <code>--image_size {advice.image_size}</code> with <code>--model.output_stride "
+        f"{advice.output_stride}</code> ({_text(advice.image_size_reason)}), and <code>--model.num_queries {advice.num_queries}</code> ({_text(advice.num_queries_reason)}).</p>"
     )
 
 
@@ -171,7 +171,9 @@ def _picture_of(data: DetectionDataset, image: int, rows: Sequence[int]) -> Imag
     except (OSError, ValueError):
         return None
     objects = _objects(data, image, rows)
-    picture = draw_detections(pixels, objects, size=size, scores=False, labels=len(objects) <= 40)
+    # A label would hide the small box that is meant; the caption names its class.
+    labels, width = (False, 3) if rows else (len(objects) <= 40, None)
+    picture = draw_detections(pixels, objects, size=size, scores=False, labels=labels, line_width=width)
     picture.thumbnail((TILE, TILE))
     return picture
 

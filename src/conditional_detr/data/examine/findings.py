@@ -120,6 +120,9 @@ KINDS = {
     "crowded_images": Kind(
         HARMS, "images have more objects than the model has queries", "raise model.num_queries; the rest can never be found"
     ),
+    "overfull_images": Kind(
+        STOPS, "images have more than 100,000 objects", "are they of many images? Correct image_id, or take the image away"
+    ),
     "images_without_objects": Kind(
         KNOW, "images have no object", "they teach what is background; if objects were forgotten there, they harm"
     ),

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...images.sizes import output_size
+from ..check import MOST_OBJECTS
 from ..dataset import DetectionDataset
-from .findings import HARMS, Example, Findings
+from .findings import HARMS, KNOW, Example, Findings
 
 SAME_PLACE = 0.95  # IoU from which two boxes are at the same place; hotcoco's `healthcheck` has it, too
 MOST_COMPARED = 3000  # boxes of one image that are compared with each other; of more, only equal ones are found
@@ -116,9 +117,10 @@ def _at_edges(data: DetectionDataset, split: str) -> Iterator[Example]:
 
 
 def _check_places(data: DetectionDataset, split: str, found: Findings) -> None:
-    """Boxes at the same place, of one class or of two."""
+    """Boxes at the same place, of one class or of two; stuff of panoptic data may well be."""
     same: list[tuple[int, int]] = []
     other: list[tuple[int, int]] = []
+    thing = np.ones(len(data.category_ids), dtype=bool) if data.is_thing is None else np.array(data.is_thing)
     for image in np.flatnonzero(np.diff(data.first) > 1).tolist():
         low, high = int(data.first[image]), int(data.first[image + 1])
         boxes, classes = data.boxes[low:high].astype(np.float64), data.classes[low:high]
@@ -129,7 +131,7 @@ def _check_places(data: DetectionDataset, split: str, found: Findings) -> None:
             pairs = np.stack([earlier[later], later], axis=1)
         else:
             pairs = _overlapping(boxes)
-        for one, two in pairs.tolist():
+        for one, two in pairs[thing[classes[pairs]].all(1)].tolist():
             (same if classes[one] == classes[two] else other).append((low + one, low + two))
     image_of = image_of_rows(data) if same or other else None
     for name, pairs_of in (("repeated_boxes", same), ("contradicting_boxes", other)):
@@ -167,7 +169,8 @@ def _check_shapes(data: DetectionDataset, split: str, found: Findings) -> None:
     long = np.flatnonzero(sides.max(1) > LONGEST_BOX * np.maximum(sides.min(1), 1e-6))
     found.add_all("extreme_boxes", _examples(data, split, long), len(long), len(data.boxes))
     covered = sides.prod(1) / data.sizes[image_of_rows(data)].prod(1)
-    whole = np.flatnonzero((covered >= WHOLE) & ~data.crowds)
+    thing = np.ones(len(data.boxes), dtype=bool) if data.is_thing is None else np.array(data.is_thing)[data.classes]
+    whole = np.flatnonzero((covered >= WHOLE) & ~data.crowds & thing)
     found.add_all("whole_image_boxes", _examples(data, split, whole), len(whole), len(data.boxes))
     thin = np.flatnonzero(data.sizes.max(1) > LONGEST_PICTURE * data.sizes.min(1))
     examples = (_example(data, split, i, [], f"{data.sizes[i][1]} × {data.sizes[i][0]} pixels") for i in thin.tolist())
@@ -192,10 +195,14 @@ def _check_sizes(data: DetectionDataset, split: str, seen: Seen, found: Findings
     small = np.flatnonzero((longest_sides(data, seen) < seen.stride) & ~data.crowds)
     rule = f"both sides below {seen.stride} pixels once the short side of the picture is {seen.image_size}"
     found.add_all("small_objects", _examples(data, split, small), len(small), int((~data.crowds).sum()), rule)
+    if (finding := found.get("small_objects")) and len(small) <= MUCH * (~data.crowds).sum():
+        finding.severity = KNOW
 
 
 def _check_numbers(data: DetectionDataset, split: str, seen: Seen, found: Findings) -> None:
     objects = data.objects_per_image()
+    for i in np.flatnonzero(np.diff(data.first) > MOST_OBJECTS).tolist():
+        found.add("overfull_images", Example(f"{data.first[i + 1] - data.first[i]:,} objects", data.file_names[i]))
     crowded = np.flatnonzero(objects > seen.num_queries)
     crowded = crowded[np.argsort(-objects[crowded], kind="stable")]
     examples = (_example(data, split, i, [], f"{objects[i]} objects") for i in crowded.tolist())

@@ -24,6 +24,7 @@ LOOK = 16  # pixels of either side of the small grey picture by which looks are 
 SMALLEST = 96  # pixels: JPEG files are decoded at a fraction of their size, while their sides are not below
 MOST_BITS = 3  # of 64 in which the hashes of pictures that look alike differ at most
 MOST_APART = 6.0  # grey levels of 255, on average, between the looks of such pictures, as far as they have contrast
+NEIGHBOURS = 200  # pictures with a part of their hash in common that each is compared with
 LEAST_CONTRAST = 4.0  # grey levels of standard deviation: flatter pictures all look alike
 MANY = 0.05  # share of pictures with sides exchanged from which on boxes cannot be right
 AT_ONCE = 32  # pictures that a loading process hands over
@@ -172,15 +173,16 @@ def find_copies(pictures: Sequence[Picture]) -> Copies:
 
 def _near(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs whose hashes differ in at most `MOST_BITS` bits: one of `MOST_BITS` + 1 equal parts of them is then equal, so
-    only those with an equal part are compared. Some pairs come twice."""
+    only those with an equal part are compared, and each with the next `NEIGHBOURS` alone, in the order of their hashes: the
+    frames of a film may all have one. Some pairs come twice."""
     step = 64 // (MOST_BITS + 1)
     for part in range(MOST_BITS + 1):
         keys = (bits >> np.uint64(part * step)) & np.uint64(2**step - 1)
-        order = np.argsort(keys, kind="stable")
+        order = np.lexsort((bits, keys))
         starts = np.flatnonzero(np.concatenate(([True], keys[order][1:] != keys[order][:-1])))
         for low, high in itertools.pairwise([*starts.tolist(), len(order)]):
             group = order[low:high]
-            for offset in range(1, len(group)):
+            for offset in range(1, min(len(group), NEIGHBOURS + 1)):
                 one, two = group[:-offset], group[offset:]
                 near = _ones(bits[one] ^ bits[two]) <= MOST_BITS
                 if near.any():
