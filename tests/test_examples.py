@@ -108,7 +108,7 @@ def test_an_examples_picture_is_the_way_up_that_its_boxes_mean(tmp_path, monkeyp
     }
     (tmp_path / "annotations/train.json").write_text(json.dumps(content))
 
-    pictures = Pictures(read_split(tmp_path, "train"), flip=False)
+    pictures = Pictures(read_split(tmp_path, "train", shares=""), flip=False)
     image, annotation = pictures[0]
     x, y, width, height = map(int, annotation["annotations"][0]["bbox"])
     assert image.shape == (3, 60, 40)
