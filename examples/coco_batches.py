@@ -1,4 +1,4 @@
-"""COCO JSON as both examples read it: pictures with annotations, and batches made by the image processor."""
+"""A data set as both examples read it: pictures with annotations, and batches made by the image processor."""
 
 from __future__ import annotations
 
@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from conditional_detr import ConditionalDetrImageProcessor, DetrImageProcessor
 from conditional_detr.data.dataset import DetectionDataset
-from conditional_detr.data.formats.coco import read_coco
-from conditional_detr.data.splits import find_split
-
-
-def read_split(folder: str, split: str) -> DetectionDataset:
-    """The annotations of "train" or "val", in any layout that `cdetr train` takes."""
-    return read_coco(*find_split(folder, split))
+from conditional_detr.images.read import read_image
 
 
 def classes_of(data: DetectionDataset) -> dict[str, Any]:
@@ -37,14 +31,17 @@ class Pictures(Dataset):
     def __len__(self) -> int:
         return len(self.data)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, dict[str, Any]]:
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Any]]:
         data = self.data
-        image = Image.open(data.image_path(index)).convert("RGB")
+        height, width = data.sizes[index].tolist()
+        image = read_image(
+            data.image_path(index), expected=(height, width)
+        )  # (3, H, W), the way up that the boxes mean
         own = slice(data.first[index], data.first[index + 1])
         boxes = torch.from_numpy(data.boxes[own]).clone()  # (n, 4) xyxy, pixels
         if self.flip and torch.rand(()) < 0.5:
-            image = ImageOps.mirror(image)
-            boxes[:, [0, 2]] = image.width - boxes[:, [2, 0]]
+            image = image.flip(-1)
+            boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
         boxes[:, 2:] -= boxes[:, :2]
         rows = zip(boxes.tolist(), data.classes[own].tolist(), data.crowds[own].tolist(), strict=True)
         objects = [{"bbox": box, "category_id": label, "iscrowd": int(crowd)} for box, label, crowd in rows]
@@ -57,6 +54,6 @@ class Collate:
 
     processor: ConditionalDetrImageProcessor | DetrImageProcessor
 
-    def __call__(self, samples: list[tuple[Image.Image, dict[str, Any]]]) -> dict[str, Any]:
+    def __call__(self, samples: list[tuple[Tensor, dict[str, Any]]]) -> dict[str, Any]:
         images, annotations = zip(*samples, strict=True)
         return self.processor(images=list(images), annotations=list(annotations), return_tensors="pt")

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from coco_batches import Collate, Pictures, classes_of, read_split
+from coco_batches import Collate, Pictures, classes_of
 from torch.utils.data import DataLoader
 
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
+from conditional_detr.data.splits import read_split
 from conditional_detr.evaluate.evaluation import evaluate
 
 

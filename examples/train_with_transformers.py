@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from coco_batches import Collate, Pictures, classes_of, read_split
+from coco_batches import Collate, Pictures, classes_of
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
+from conditional_detr.data.splits import read_split
 from conditional_detr.evaluate.evaluation import evaluate
 
 

@@ -1,15 +1,19 @@
 """The examples run, and what they save opens again."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import ExifTags, Image
 from small_models import FAMILIES, small_config, small_model
 
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
+from conditional_detr.data.splits import read_split
 from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -52,7 +56,7 @@ def test_an_example_trains_and_its_model_opens_again(family, script, scenes, tmp
 def test_a_trainer_checkpoints_activations_accumulates_evaluates_and_resumes(scenes, tmp_path, monkeypatch):
     """What transformers.Trainer asks of a model beyond a loss."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    from coco_batches import Collate, Pictures, classes_of, read_split
+    from coco_batches import Collate, Pictures, classes_of
 
     train, val = read_split(scenes, "train"), read_split(scenes, "val")
     config = small_config(num_labels=None, auxiliary_loss=True, backbone_norm="group", **classes_of(train))
@@ -82,3 +86,32 @@ def test_a_trainer_checkpoints_activations_accumulates_evaluates_and_resumes(sce
     assert second.state.global_step == 4
     with pytest.raises(ValueError, match="no every_n_layers"):
         first.model.activation_checkpointing_enable(every_n_layers=2)
+
+
+def test_an_examples_picture_is_the_way_up_that_its_boxes_mean(tmp_path, monkeypatch):
+    """A camera held upright: the file lies on its side, and its EXIF orientation says so."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from coco_batches import Collate, Pictures
+
+    seen = np.zeros((60, 40, 3), np.uint8)
+    seen[40:56, 4:12] = 255  # the object
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for folder in ("annotations", "images/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    lying = Image.fromarray(seen).transpose(Image.Transpose.ROTATE_90)
+    lying.save(tmp_path / "images/train/a.jpg", exif=exif, quality=95)
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 60, "width": 40}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [4, 40, 8, 16]}],
+        "categories": [{"id": 1, "name": "box"}],
+    }
+    (tmp_path / "annotations/train.json").write_text(json.dumps(content))
+
+    pictures = Pictures(read_split(tmp_path, "train"), flip=False)
+    image, annotation = pictures[0]
+    x, y, width, height = map(int, annotation["annotations"][0]["bbox"])
+    assert image.shape == (3, 60, 40)
+    assert image[:, y : y + height, x : x + width].float().mean() > 230
+    batch = Collate(IMAGE_PROCESSORS["detr"]())([pictures[0]])
+    assert batch["labels"][0]["class_labels"].tolist() == [0]

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: the one place that writes, and JSON."""
+"""Files that are whole or absent, and JSON. What grows line by line (`log.jsonl`, `predictions.jsonl`) has its own writer."""
 
 from __future__ import annotations
 

@@ -112,3 +112,13 @@ def test_a_detector_asks_the_hub_for_each_file_once(saved, monkeypatch):
     asked.clear()
     AutoImageProcessor.from_pretrained("someone/a-detector")
     assert sorted(name for _, name in asked) == ["config.json", "preprocessor_config.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"], ids=["empty", "text"])
+def test_a_file_that_is_no_checkpoint_is_named_once(content, tmp_path):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    for opens in (Detector, AutoModelForObjectDetection, AutoImageProcessor):
+        with pytest.raises(ValueError) as error:
+            opens.from_pretrained(path)
+        assert str(error.value).count(str(path)) == 1

@@ -168,11 +168,11 @@ def test_the_options_that_the_documents_show_exist(capsys):
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
     shown = {}
     for text in texts:
-        for command, rest in re.findall(r"cdetr (train|eval|predict|demo|data)\b([^`#\n]*)", text):
+        for command, rest in re.findall(r"cdetr (train|eval|predict|explain|demo|data \w+)\b([^`#\n]*)", text):
             shown.setdefault(command, set()).update(re.findall(r"--([a-z_.]+)", rest))
     for command, options in shown.items():
         with pytest.raises(SystemExit):
-            main([command, "--help"])
+            main([*command.split(), "--help"])
         known = set(re.findall(r"--([a-z_.]+)", capsys.readouterr().out))
         assert {option for option in options if not option.startswith(("model.", "any."))} <= known, command
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from coco_files import box, write_set
 from format_files import picture, voc_set, voc_xml, yolo_set
 from golden_cases import shared
 
@@ -155,7 +156,7 @@ def test_a_million_boxes_in_one_image_are_refused_with_the_line(tmp_path):
 def test_polygons_that_cross_themselves_are_named(tmp_path):
     bow = "0 0.1 0.1 0.9 0.9 0.9 0.1 0.1 0.9\n"
     data = read_split(yolo_set(tmp_path, {"a": "0 .2 .2 .8 .2 .8 .8\n" + bow}), "train", "instance")
-    assert any("1 polygons cross themselves" in line and "a.txt:2" in line for line in data.warnings)
+    assert any("outlines of 1 of" in line and "a.txt:2" in line for line in data.warnings)
 
 
 # --- Pascal VOC
@@ -396,3 +397,17 @@ def test_cards_are_recognised_as_they_lie():
     assert form.name == "Pascal VOC" and set(found.splits) == {"train", "test"}
     sizes = [len(read_split(shared("data/cards"), split)) for split in ("train", "val", "test")]
     assert sizes == [263, 33, 67]
+
+
+# --- the same of COCO
+
+
+def test_a_million_boxes_in_one_image_of_coco_are_refused_by_name(tmp_path):
+    write_set(tmp_path, [{**box([1, 1, 5, 5]), "id": k} for k in range(100_001)])
+    with pytest.raises(ValueError, match=r"train\.json: the image a\.png has 100,001 objects"):
+        read_split(tmp_path, "train")
+
+
+def test_outlines_of_coco_that_cross_themselves_are_named(tmp_path):
+    write_set(tmp_path, [box([1, 1, 20, 20], segmentation=[[1, 1, 20, 20, 20, 1, 1, 20]])])
+    assert any("outlines of 1 of" in line for line in read_split(tmp_path, "train", "instance", shares="").warnings)

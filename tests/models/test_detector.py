@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import FAMILIES, randomise, small_model
+from small_models import FAMILIES, randomise, small_config, small_model
 
 from conditional_detr.models.family import family_of
 
@@ -112,3 +112,15 @@ def test_compiling_takes_the_model_in_one_graph_and_changes_nothing(family):
     for _ in range(2):
         torch.testing.assert_close(model(pixels, mask).logits, plain.logits)
     assert model(pixels[:, :, :48]).logits.shape == plain.logits.shape
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_refuses_the_configuration_of_another_family(family):
+    """Built all the same, it would have one family's layers and the other's classes, and could not be opened again."""
+    (other,) = set(FAMILIES) - {family}
+    models = family_of(family)
+    for model_class in (models.model, models.detector, models.segmenter):
+        with pytest.raises(
+            ValueError, match=f"^{model_class.__name__} is built from a {models.config_class.__name__}, got a"
+        ):
+            model_class(small_config(other))

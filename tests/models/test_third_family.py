@@ -17,7 +17,7 @@ from conditional_detr.families import CONFIG_CLASSES, FamilyConfig
 from conditional_detr.models import detr
 from conditional_detr.models.detection_model import DetectionModel
 from conditional_detr.models.detector import ObjectDetectionModel
-from conditional_detr.models.frame import Family
+from conditional_detr.models.family import Family
 from conditional_detr.models.segmenter import SegmentationModel
 from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor
 

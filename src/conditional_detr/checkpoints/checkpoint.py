@@ -90,8 +90,9 @@ class Checkpoint:
         """The family, such as "detr"; anything that a file may hold in its place. Errors as in `config_values`."""
         if self.config_path != self.file:
             return self.config_values.get("model_type")
+        weights = self._detector  # whose errors name the file
         try:
-            return original_model_type(self._detector)
+            return original_model_type(weights)
         except ValueError as error:
             raise ValueError(f"{self.file}: {error}") from None
 

@@ -14,8 +14,8 @@ from ..stopping import Interrupted, sigterm_unwinds
 from .threads import wait_briefly
 from .usage import UsageError
 
-# Each is the module of this name here, whose function `run` takes the arguments behind it.
-COMMANDS = ("train", "eval", "predict", "demo", "data", "recipes")
+# Each is the module of this name here, whose function `run` takes the arguments behind it, and returns an exit code, or None.
+COMMANDS = ("train", "eval", "predict", "explain", "demo", "data", "recipes")
 
 HELP = """usage: cdetr COMMAND [options]
 
@@ -25,8 +25,9 @@ commands:
   train     train a detector         cdetr train --config finetune --data path/to/data
   eval      score a detector         cdetr eval --model runs/finetune/model --data path/to/data
   predict   detect in pictures       cdetr predict --model runs/finetune/model --images photos/
+  explain   show where it looked     cdetr explain --model runs/finetune/model --images photos/
   demo      all of it, on generated scenes, in a few minutes on a CPU
-  data      generate a data set of scenes with boxes, masks and panoptic maps, or convert one to another format
+  data      check a data set, convert it to another format, or generate one of scenes with boxes, masks and panoptic maps
   recipes   list the recipes that are shipped
 
 cdetr COMMAND --help shows a command's options; cdetr --version the version.
@@ -34,7 +35,7 @@ cdetr COMMAND --help shows a command's options; cdetr --version the version.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns 0; 1 for a run that failed, 2 for bad usage, 128 + signal for one that was stopped."""
+    """Run one command. Returns 0; 1 for a run that failed, or a check that found what stops training; 2 for bad usage, 128 + signal for one that was stopped."""
     wait_briefly()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -50,8 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         if arguments[0] not in COMMANDS:
             raise UsageError(f"there is no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
         with sigterm_unwinds():
-            import_module(f".{arguments[0]}", __name__).run(arguments[1:])
-        return 0
+            return import_module(f".{arguments[0]}", __name__).run(arguments[1:]) or 0
     except UsageError as error:
         return _fail(str(error), 2)
     except Interrupted as stopped:

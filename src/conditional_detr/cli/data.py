@@ -1,14 +1,19 @@
-"""`cdetr data`: a data set generated, or converted."""
+"""`cdetr data`: a data set generated, checked, or converted."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
+from . import data_check
 from .options import values_of
 from .parser import CommandParser
 from .usage import UsageError
 
-HELP = """usage: cdetr data {generate,convert} [options]
+HELP = """usage: cdetr data {check,generate,convert} [options]
 
 commands:
+  check     say what is wrong with a data set     cdetr data check --data photos --html check.html
   generate  generate a data set of scenes     cdetr data generate --output scenes --train 1000 --val 200
   convert   write a data set in another format    cdetr data convert --data photos --to yolo --output photos_yolo
 
@@ -17,16 +22,22 @@ cdetr data COMMAND --help shows a command's options. Without a command it is gen
 FORMATS = ("coco", "yolo", "voc")
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str]) -> int | None:
+    """Returns the exit code; None for 0."""
     if arguments and arguments[0] in ("-h", "--help"):
         print(HELP, end="")
-        return
+        sys.exit(0)  # as every command's parser does
     if not arguments or arguments[0].startswith("-"):
-        return _generate(arguments)
-    commands = {"generate": _generate, "convert": _convert}
+        _generate(arguments)
+        return None
+    commands: dict[str, Callable[[list[str]], int | None]] = {
+        "check": data_check.run,
+        "generate": _generate,
+        "convert": _convert,
+    }
     if arguments[0] not in commands:
         raise UsageError(f"there is no command data {arguments[0]!r}; there are {', '.join(commands)}")
-    commands[arguments[0]](arguments[1:])
+    return commands[arguments[0]](arguments[1:])
 
 
 def _generate(arguments: list[str]) -> None:

@@ -42,17 +42,17 @@ def moment() -> Moment:
     return Moment(time.perf_counter(), times.idle + getattr(times, "iowait", 0.0), own.user + own.system)
 
 
-def choose_threads(wanted: int, most: int, since: Moment) -> tuple[int, str]:
+def choose_threads(asked: int, most: int, since: Moment) -> tuple[int, str]:
     """How many threads to compute with, and a line that says so.
 
     Args:
-        wanted: what the user says; 0 chooses: as many as other programs leave cores, at least 1. `OMP_NUM_THREADS` is
+        asked: what the user says; 0 chooses: as many as other programs leave cores, at least 1. `OMP_NUM_THREADS` is
             the user's word, too.
         most: as many as PyTorch takes of itself.
         since: when looking at the machine began, such as before PyTorch was loaded.
     """
-    if wanted:
-        return wanted, f"{_threads(wanted)}, as --threads says"
+    if asked:
+        return asked, f"{_threads(asked)}, as --threads says"
     if os.environ.get("OMP_NUM_THREADS"):
         return most, f"{_threads(most)}, as OMP_NUM_THREADS says"
     if most > 1:
@@ -73,12 +73,12 @@ def _threads(number: int) -> str:
     return f"{number} thread{'s' if number > 1 else ''}"
 
 
-def use_threads(wanted: int) -> None:
-    """Load PyTorch, and let it compute with as many threads as are wanted (0: see `choose_threads`)."""
+def use_threads(asked: int) -> None:
+    """Load PyTorch, and let it compute with as many threads as are asked for (0: see `choose_threads`)."""
     before = moment()
     import torch
 
-    number, line = choose_threads(wanted, torch.get_num_threads(), before)
+    number, line = choose_threads(asked, torch.get_num_threads(), before)
     torch.set_num_threads(number)
     if os.environ.get("RANK", "0") == "0":
         print(line)

@@ -16,6 +16,7 @@ from .dataset import DetectionDataset
 MOST_OUTSIDE = (
     0.05  # share of boxes that may be cut or have no area inside their image: rounding and slips, not a cause
 )
+MOST_OBJECTS = 100_000  # of one image; queries are a thousandth of it
 FITTING = 0.99  # share of boxes that a form must explain
 FEWEST_BOXES = 10  # fewer boxes fit another form by chance
 LOOKED_AT = 200  # pictures whose headers are read: some hundredths of a second
@@ -81,6 +82,12 @@ def check_dataset(dataset: DetectionDataset) -> list[str]:
             way round than the annotation file says, so that boxes cannot be where their objects are.
     """
     remarks = []
+    objects = np.diff(dataset.first)
+    if (most := int(objects.max(initial=0))) > MOST_OBJECTS:
+        raise ValueError(
+            f"{dataset.annotation_file}: the image {dataset.file_names[int(objects.argmax())]} has {most:,} objects, more than "
+            f"{MOST_OBJECTS:,}: are they of many images? Correct their image_id, or take the image away"
+        )
     outside, count = dataset.clipped + len(dataset.dropped), len(dataset.boxes) + len(dataset.dropped)
     if dataset.box_form is not None:
         what = FORMS[dataset.box_form]

@@ -116,17 +116,30 @@ def read_split(
     Raises:
         OSError, ValueError: see `find_data` and `read_split_files`.
     """
+    return read_splits(folder, [split], task, skip_bad, shares)[0]
+
+
+def read_splits(
+    folder: str | Path,
+    splits: Sequence[str],
+    task: Task = "detection",
+    skip_bad: bool = False,
+    shares: str = SHARES,
+) -> list[DetectionDataset]:
+    """As `read_split`, of several: what they are made of is read once."""
     known = find_data(folder, task)
     if known is None:
-        raise _no_split(Path(folder), split, task)
-    found = known[1]
-    source, parts = _source(found, split, shares_of(shares) if shares else [])
-    if source is None:
-        raise _no_split(Path(folder), split, task)
-    dataset = found.read(source, task, skip_bad)
-    if parts:
-        dataset = part_of(dataset, split, parts, source)
-    return _checked(dataset)
+        raise _no_split(Path(folder), splits[0], task)
+    sources: dict[str, DetectionDataset] = {}
+    datasets = []
+    for split in splits:
+        source, parts = _source(known[1], split, shares_of(shares) if shares else [])
+        if source is None:
+            raise _no_split(Path(folder), split, task)
+        if source not in sources:
+            sources[source] = _checked(known[1].read(source, task, skip_bad))
+        datasets.append(part_of(sources[source], split, parts, source) if parts else sources[source])
+    return datasets
 
 
 def read_all(folder: str | Path, task: Task = "detection", skip_bad: bool = False) -> list[DetectionDataset]:

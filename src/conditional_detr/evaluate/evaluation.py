@@ -56,7 +56,7 @@ class Metrics:
 def evaluate(
     model: ObjectDetectionModel | SegmentationModel,
     processor: DetectionImageProcessor,
-    coco: DetectionDataset,
+    dataset: DetectionDataset,
     *,
     predictions: Path | None = None,
     picture: Path | None = None,
@@ -76,28 +76,28 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        found = predict_dataset(model, processor, coco, **options)
+        found = predict_dataset(model, processor, dataset, **options)
     finally:
         model.train(was_training)
     first = not dist.is_initialized() or dist.get_rank() == 0
     if predictions is not None and first:
-        write_predictions(predictions, found, coco)
+        write_predictions(predictions, found, dataset)
     if picture is not None and first:
-        draw_validation(picture, found.results, coco)
-    if not len(coco.boxes):
+        draw_validation(picture, found.results, dataset)
+    if not len(dataset.boxes):
         return None
-    metrics = score(found, coco)
+    metrics = score(found, dataset)
     metrics.losses = found.losses
     return metrics
 
 
-def score(found: DatasetPredictions, coco: DetectionDataset) -> Metrics:
+def score(found: DatasetPredictions, dataset: DetectionDataset) -> Metrics:
     """The figures of predictions.
 
     Raises:
         OSError, ValueError: panoptic PNG files of the data set are missing or contradict its JSON.
     """
-    task, truth = task_of_data(coco), coco.to_coco()
+    task, truth = task_of_data(dataset), dataset.to_coco()
     scored = {category["id"] for category in truth["categories"]}  # of panoptic data things alone
     results = [row for row in found.results if row["category_id"] in scored]
     boxes = coco_metrics(truth, results)
@@ -111,12 +111,12 @@ def score(found: DatasetPredictions, coco: DetectionDataset) -> Metrics:
     }
     if task == "instance":
         return Metrics(task, summary, per_class)
-    assert isinstance(coco.masks, PanopticMasks)
+    assert isinstance(dataset.masks, PanopticMasks)
     with tempfile.TemporaryDirectory() as folder:
         for row, png in found.maps:
             (Path(folder) / row["file_name"]).write_bytes(png)
         rows = [row for row, _ in found.maps]
-        maps = panoptic_metrics(coco.to_panoptic(), coco.masks.folder, rows, Path(folder))
+        maps = panoptic_metrics(dataset.to_panoptic(), dataset.masks.folder, rows, Path(folder))
     everything = {
         name: {**row, **per_class.get(name, {}), "objects": row["objects"]} for name, row in maps.per_class.items()
     }

@@ -19,32 +19,32 @@ from ..results.named import Detection
 SHOWN = 6  # validation images
 
 
-def draw_validation(path: Path, results: Sequence[dict[str, Any]], coco: DetectionDataset) -> None:
+def draw_validation(path: Path, results: Sequence[dict[str, Any]], dataset: DetectionDataset) -> None:
     """Write validation images with their objects on the left, and on the right as many of the best detections.
 
     Args:
         results: COCO results of the data set, sorted by image and score, best first.
     """
-    chosen = np.unique(np.linspace(0, len(coco) - 1, SHOWN).round().astype(int)).tolist()
-    own: dict[Any, list[dict[str, Any]]] = {coco.image_ids[i]: [] for i in chosen}
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, SHOWN).round().astype(int)).tolist()
+    own: dict[Any, list[dict[str, Any]]] = {dataset.image_ids[i]: [] for i in chosen}
     for row in results:
         if row["image_id"] in own:
             own[row["image_id"]].append(row)
-    class_of = {number: i for i, number in enumerate(coco.category_ids)}
+    class_of = {number: i for i, number in enumerate(dataset.category_ids)}
     tiles = []
     for i in chosen:
-        size = (int(coco.sizes[i][0]), int(coco.sizes[i][1]))
+        size = (int(dataset.sizes[i][0]), int(dataset.sizes[i][1]))
         try:
-            image = read_resized(coco.image_path(i), tile_size, expected=size)
+            image = read_resized(dataset.image_path(i), tile_size, expected=size)
         except (OSError, ValueError):
             continue  # it has been reported already
-        truth = objects_of(coco, i)
+        truth = objects_of(dataset, i)
         found = []
-        for row in own[coco.image_ids[i]][: max(1, len(truth))]:
+        for row in own[dataset.image_ids[i]][: max(1, len(truth))]:
             x, y, width, height = row["bbox"]
             number = class_of[row["category_id"]]
             box = (x, y, x + width, y + height)
-            found.append(Detection(coco.category_names[number], row["score"], box, number, row.get("segmentation")))
+            found.append(Detection(dataset.category_names[number], row["score"], box, number, row.get("segmentation")))
         tiles.append(draw_comparison(image, found, truth, size=size))
     if tiles:
         sheet = contact_sheet(tiles, columns=2, side=2 * TILE)
@@ -57,12 +57,12 @@ def tile_size(height: int, width: int) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def objects_of(coco: DetectionDataset, image: int) -> list[Detection]:
+def objects_of(dataset: DetectionDataset, image: int) -> list[Detection]:
     """The annotated objects of an image of a data set, with score 1."""
-    rows = slice(coco.first[image], coco.first[image + 1])
+    rows = slice(dataset.first[image], dataset.first[image + 1])
     return [
-        Detection(coco.category_names[number], 1.0, (box[0], box[1], box[2], box[3]), number)
-        for box, number in zip(coco.boxes[rows].tolist(), coco.classes[rows].tolist(), strict=True)
+        Detection(dataset.category_names[number], 1.0, (box[0], box[1], box[2], box[3]), number)
+        for box, number in zip(dataset.boxes[rows].tolist(), dataset.classes[rows].tolist(), strict=True)
     ]
 
 

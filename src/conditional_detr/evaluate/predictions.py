@@ -47,8 +47,8 @@ class DatasetPredictions:
 class DatasetImages(Shared, Sequence[Source]):
     """The images of a data set, to detect in. Loading processes that are spawned share the lists instead of a copy each."""
 
-    def __init__(self, coco: DetectionDataset) -> None:
-        self.folder, self.file_names, self.sizes = coco.image_folder, coco.file_names, coco.sizes
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self.folder, self.file_names, self.sizes = dataset.image_folder, dataset.file_names, dataset.sizes
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -66,17 +66,17 @@ class DatasetImages(Shared, Sequence[Source]):
         return Source(self.folder / self.file_names[index], (height, width))
 
 
-def task_of_data(coco: DetectionDataset) -> Task:
+def task_of_data(dataset: DetectionDataset) -> Task:
     """What can be scored on a data set as it was read."""
-    if coco.masks is None:
+    if dataset.masks is None:
         return "detection"
-    return "panoptic" if isinstance(coco.masks, PanopticMasks) else "instance"
+    return "panoptic" if isinstance(dataset.masks, PanopticMasks) else "instance"
 
 
 def predict_dataset(
     model: ObjectDetectionModel | SegmentationModel,
     processor: DetectionImageProcessor,
-    coco: DetectionDataset,
+    dataset: DetectionDataset,
     *,
     batch_size: int = 8,
     workers: int = 2,
@@ -102,14 +102,14 @@ def predict_dataset(
         Interrupted: `stop` said so, on any process.
         ValueError: the model's classes do not map to the data's by name, or it has no masks and the data set does.
     """
-    task = checked_task(model, coco)
+    task = checked_task(model, dataset)
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    category_of = dict(zip(classes_by_name(coco.category_names, labels), coco.category_ids, strict=True))
-    loss = ValidationLoss(model.config, coco) if losses else None
+    category_of = dict(zip(classes_by_name(dataset.category_names, labels), dataset.category_ids, strict=True))
+    loss = ValidationLoss(model.config, dataset) if losses else None
     own = DatasetPredictions()
     bad: list[str] = []
     results = detect(
-        model, processor, DatasetImages(coco), threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
+        model, processor, DatasetImages(dataset), threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
         share=_share(), precision=precision, task=task, panoptic_threshold=panoptic_threshold, progress=progress,
     )  # fmt: skip
     asked = 0
@@ -122,11 +122,11 @@ def predict_dataset(
                 continue
             if loss is not None:
                 loss.add(index, one.logits, one.pred_boxes)
-            own.results += coco_rows(one, coco.image_ids[index], category_of)
+            own.results += coco_rows(one, dataset.image_ids[index], category_of)
             if one.segmentation is not None:
                 ids, segments = keep_classes(one.segmentation, one.segments, category_of)
-                name = map_file_name(coco.image_ids[index], index)
-                row = panoptic_row(coco.image_ids[index], name, ids, segments, category_of)
+                name = map_file_name(dataset.image_ids[index], index)
+                row = panoptic_row(dataset.image_ids[index], name, ids, segments, category_of)
                 own.maps.append((row, panoptic_png_bytes(ids)))
     if bad:
         logger.warning("%d images could not be read and count as without detections; first: %s", len(bad), bad[0])
@@ -139,13 +139,13 @@ def predict_dataset(
     return predictions
 
 
-def checked_task(model: ObjectDetectionModel | SegmentationModel, coco: DetectionDataset) -> Task:
+def checked_task(model: ObjectDetectionModel | SegmentationModel, dataset: DetectionDataset) -> Task:
     """What is to be predicted for a data set as it was read.
 
     Raises:
         ValueError: the model cannot.
     """
-    task = task_of_data(coco)
+    task = task_of_data(dataset)
     if task != "detection" and model.task == "detection":
         raise ValueError(f"the model is a detector without masks: it cannot be scored for the task '{task}'")
     if task == "panoptic" and model.config.is_thing is None:
@@ -179,7 +179,7 @@ def map_file_name(image_id: Id, index: int) -> str:
     return f"image_{index + 1}.png"
 
 
-def write_predictions(path: Path, found: DatasetPredictions, coco: DetectionDataset) -> None:
+def write_predictions(path: Path, found: DatasetPredictions, dataset: DetectionDataset) -> None:
     """COCO results, and panoptic maps where there are any; see `evaluation.evaluate`."""
     write_json(path, found.results, indent=None)
     if not found.maps:
@@ -188,7 +188,7 @@ def write_predictions(path: Path, found: DatasetPredictions, coco: DetectionData
     stem.mkdir(parents=True, exist_ok=True)
     for row, png in found.maps:
         write_panoptic_png_bytes(stem / row["file_name"], png)
-    names = zip(coco.category_ids, coco.category_names, coco.is_thing or (), strict=True)
+    names = zip(dataset.category_ids, dataset.category_names, dataset.is_thing or (), strict=True)
     categories = [{"id": i, "name": name, "isthing": int(thing)} for i, name, thing in names]
     content = {"annotations": [row for row, _ in found.maps], "categories": categories}
     write_json(stem.with_suffix(".json"), content, indent=None)

@@ -21,22 +21,22 @@ OWN_SUM = LossNormalizers(1.0, 1.0)  # divides by nothing
 class ValidationLoss:
     """`loss_ce`, `loss_bbox` and `loss_giou` of the last decoder layer, over all images as one batch; without crowds."""
 
-    def __init__(self, config: DetectionConfig, coco: DetectionDataset) -> None:
-        self.config, self.coco = config, coco
+    def __init__(self, config: DetectionConfig, dataset: DetectionDataset) -> None:
+        self.config, self.dataset = config, dataset
         labels = [config.id2label[i] for i in range(config.num_labels)]
-        self.class_of = np.array(classes_by_name(coco.category_names, labels))
+        self.class_of = np.array(classes_by_name(dataset.category_names, labels))
         self._sums = dict.fromkeys(("boxes", "class_weight", *NAMES), 0.0)
         self._waiting: list[tuple[Tensor, Tensor, dict[str, Tensor]]] = []
 
     def add(self, index: int, logits: Tensor, boxes: Tensor) -> None:
         """Count an image of the data set in. logits: (Q, C or C + 1); boxes: (Q, 4) cxcywh, relative."""
-        coco = self.coco
-        rows = np.arange(coco.first[index], coco.first[index + 1])
-        rows = rows[~coco.crowds[rows]]
-        height, width = coco.sizes[index].tolist()
-        corners = torch.from_numpy(coco.boxes[rows]) / torch.tensor([width, height] * 2)
+        dataset = self.dataset
+        rows = np.arange(dataset.first[index], dataset.first[index + 1])
+        rows = rows[~dataset.crowds[rows]]
+        height, width = dataset.sizes[index].tolist()
+        corners = torch.from_numpy(dataset.boxes[rows]) / torch.tensor([width, height] * 2)
         label = {
-            "class_labels": torch.from_numpy(self.class_of[coco.classes[rows]]),
+            "class_labels": torch.from_numpy(self.class_of[dataset.classes[rows]]),
             "boxes": xyxy_to_cxcywh(corners),
         }
         self._waiting.append((logits, boxes, label))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import ACTIVATIONS, DetectionConfig
+from ..precision import at_least_float32
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(F, name) for name in ACTIVATIONS}
 
@@ -54,6 +55,16 @@ def attend(
     else:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=key_mask, dropout_p=dropout)
     return out.transpose(1, 2).flatten(2), weights
+
+
+def scaled_products(query: Tensor, key: Tensor, heads: int, factor: float = 1.0) -> Tensor:
+    """Each query's product with each key, (B, heads, N, M), over √(D / heads) and times `factor`; float32 at least.
+
+    Args:
+        query, key: (B or 1, N, D) and (B or 1, M, D), projected.
+    """
+    query, key = (split_heads(at_least_float32(x), heads) for x in (query, key))
+    return query @ key.transpose(-2, -1) * (factor * query.shape[-1] ** -0.5)
 
 
 class Attention(nn.Module):

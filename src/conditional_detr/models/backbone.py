@@ -217,7 +217,7 @@ def _weighted(config: DetectionConfig, name: str, build: Any) -> Any:
         raise OSError(
             f"ImageNet weights of {name!r} are not on this machine and could not be downloaded "
             f"({type(error).__name__}). Connect once so that they are cached, start from a local checkpoint "
-            "(--init_from FOLDER), or train from scratch "
+            "(--init_from FOLDER) or a file of them (--backbone_weights FILE), or train from scratch "
             "(--config scratch_small, or --model.use_pretrained_backbone false --model.backbone_norm batch)"
         ) from error
 

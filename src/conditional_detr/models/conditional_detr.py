@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from ..checkpoints.names import DECODER, ORIGINAL_DECODER, Row, name_table
 from ..config import DetectionConfig
 from ..families import ConditionalDetrConfig
-from .attention import MLP, attend, join_groups, split_heads
+from .attention import MLP, attend, join_groups, scaled_products, split_heads
 from .decoder import Decoder, DecoderLayer
 from .detection_model import DetectionModel
 from .detector import ObjectDetectionModel
-from .frame import Family
+from .family import Family
 from .segmenter import SegmentationModel
 
 NAMES = name_table(
@@ -109,14 +109,31 @@ class ConditionalCrossAttention(nn.Module):
         need_weights: bool,
     ) -> tuple[Tensor, Tensor | None]:
         key_position = self.k_pos_proj(position)  # (B or 1, M, d)
-        query, key = self.q_content_proj(content), self.k_content_proj(memory)
-        if self.q_pos_proj is not None:
-            query, key = query + self.q_pos_proj(object_queries), key + key_position
+        query, key = self._content(content, object_queries, memory, key_position)
         query = self._beside(query, self.q_pos_sine_proj(spatial_query))  # (B, h, Q, 2d/h)
         key = self._beside(key, key_position)  # (B, h, M, 2d/h)
         value = split_heads(self.v_proj(memory), self.heads)
         out, weights = attend(query, key, value, key_mask, self.dropout if self.training else 0.0, need_weights)
         return self.o_proj(out), weights
+
+    def scores(
+        self, content: Tensor, object_queries: Tensor, spatial_query: Tensor, memory: Tensor, position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `DecoderLayer.cross_attention_scores`: the products of the two halves of each head."""
+        key_position = self.k_pos_proj(position)
+        query, key = self._content(content, object_queries, memory, key_position)
+        spatial = scaled_products(self.q_pos_sine_proj(spatial_query), key_position, self.heads, 2**-0.5)
+        of_content = scaled_products(query, key, self.heads, 2**-0.5)
+        return of_content, spatial.expand_as(of_content)
+
+    def _content(
+        self, content: Tensor, object_queries: Tensor, memory: Tensor, key_position: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The content halves of query and key, before they are split into heads."""
+        query, key = self.q_content_proj(content), self.k_content_proj(memory)
+        if self.q_pos_proj is not None:
+            query, key = query + self.q_pos_proj(object_queries), key + key_position
+        return query, key
 
     def _beside(self, content: Tensor, spatial: Tensor) -> Tensor:
         """(B, N, d) and (B or 1, N, d) -> (B, h, N, 2d/h): content and place concatenated inside each head."""
@@ -149,6 +166,17 @@ class ConditionalDetrDecoderLayer(DecoderLayer):
         )
         content = self.residual(content, update, self.encoder_attn_layer_norm)
         return self.residual(content, self.mlp(content), self.final_layer_norm), self_weights, cross_weights
+
+    def cross_attention_scores(
+        self,
+        content: Tensor,
+        object_queries: Tensor,
+        spatial_query: Tensor | None,
+        memory: Tensor,
+        position: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        assert spatial_query is not None, "the decoder gives one"
+        return self.encoder_attn.scores(content, object_queries, spatial_query, memory, position)
 
 
 class ConditionalDetrDecoder(Decoder):

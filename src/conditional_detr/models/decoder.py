@@ -71,6 +71,22 @@ class DecoderLayer(nn.Module):
         self.mlp = FeedForward(config, config.decoder_ffn_dim)
         self.final_layer_norm = nn.LayerNorm(config.d_model)
 
+    def cross_attention_scores(
+        self,
+        content: Tensor,
+        object_queries: Tensor,
+        spatial_query: Tensor | None,
+        memory: Tensor,
+        position: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """What cross-attention compares, in two parts whose sum goes into its softmax: content and place, each
+        (B, h, Q, M), scaled, float32 at least. A family says what belongs to which.
+
+        Args:
+            content: (B, Q, d), after self-attention; the others as in `forward`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what its cross-attention compares")
+
     def residual(self, content: Tensor, update: Tensor, norm: nn.LayerNorm) -> Tensor:
         return norm(content + F.dropout(update, self.dropout, self.training))
 

@@ -6,16 +6,17 @@ Each query and each cell is one vector, content and place added, and cross-atten
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checkpoints.names import DECODER, ORIGINAL_DECODER, Row, name_table
 from ..config import DetectionConfig
 from ..families import DetrConfig
-from .attention import Attention
+from .attention import Attention, scaled_products
 from .decoder import Decoder, DecoderLayer
 from .detection_model import DetectionModel
 from .detector import ObjectDetectionModel
-from .frame import Family
+from .family import Family
 from .segmenter import SegmentationModel
 
 NAMES = name_table(
@@ -62,6 +63,21 @@ class DetrDecoderLayer(DecoderLayer):
         )
         content = self.residual(content, update, self.encoder_attn_layer_norm)
         return self.residual(content, self.mlp(content), self.final_layer_norm), self_weights, cross_weights
+
+    def cross_attention_scores(
+        self,
+        content: Tensor,
+        object_queries: Tensor,
+        spatial_query: Tensor | None,
+        memory: Tensor,
+        position: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The query is one vector of content and place; the key's two parts are compared with it apart, as in figure 1 of
+        Conditional DETR's paper."""
+        attention = self.encoder_attn
+        query, key = attention.q_proj(content + object_queries), attention.k_proj(memory)
+        key_position = F.linear(position, attention.k_proj.weight)
+        return scaled_products(query, key, attention.heads), scaled_products(query, key_position, attention.heads)
 
 
 class DetrDecoder(Decoder):

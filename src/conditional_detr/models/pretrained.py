@@ -38,6 +38,10 @@ class PretrainedModel(nn.Module):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
+        if not isinstance(config, self.config_class):
+            raise ValueError(
+                f"{type(self).__name__} is built from a {self.config_class.__name__}, got a {type(config).__name__}"
+            )
         self.config = config
 
     @classmethod

@@ -24,10 +24,11 @@ from ..models.deploy import check_dtype, compile_model, prepare_for_inference
 from ..models.detector import ObjectDetectionModel
 from ..models.family import family_of
 from ..models.segmenter import SegmentationModel
-from ..results.image_results import ImageResults
+from ..results.image_results import MOST_DETECTIONS, ImageResults
 from ..results.named import Detection, PanopticMap, named_detections, named_map
 from ..transformers.auto_processor import image_processor_of
 from ..transformers.image_processor import DetectionImageProcessor
+from .attention import Explanation, explain_image
 from .batches import batches_of_canvases, canvas_of
 from .memory import check_size
 from .run import PreparedBatch, run_batches
@@ -184,6 +185,30 @@ class Detector:
             _check_score("threshold", threshold)
         (found,) = self._results([image], 1.0, "panoptic", threshold)
         return named_map(found, self.model.config.id2label)
+
+    def explain(
+        self, image: Any, threshold: float = 0.5, most: int = MOST_DETECTIONS, layer: int = -1
+    ) -> list[Explanation]:
+        """Detect in one image, and say of each detection where a decoder layer's cross-attention looked for it, by content
+        and by place; best first. `explain.pictures.draw_explanation` draws one.
+
+        Args:
+            image: see `__call__`.
+            threshold: least score, 0…1.
+            most: so many detections at most.
+            layer: of the decoder, from 0; negative ones count from the last.
+
+        Raises:
+            OSError, TypeError, ValueError, RuntimeError: see `detect`; or there is no such layer.
+        """
+        _check_score("threshold", threshold)
+        if most < 1:
+            raise ValueError(f"most is {most}; it is a number of detections")
+        preprocessing = self.processor.preprocessing
+        (batch,) = self._batches([image], preprocessing)
+        return explain_image(
+            self.model, preprocessing, batch.images[0], batch.sizes[0], threshold=threshold, most=most, layer=layer
+        )
 
     def _results(
         self, images: Any, threshold: float, task: Task, panoptic_threshold: float | None = None

@@ -1,4 +1,4 @@
-"""Panoptic maps as files: COCO's PNG and JSON, and pictures for people.
+"""Panoptic maps as files: COCO's PNG and JSON.
 
 COCO's format is a PNG an image, whose colours are the segments' ids (R + 256 G + 65536 B, 0 = void), and one JSON file,
 `{"annotations": rows, "images": [...], "categories": [...]}`, with a row an image:

@@ -3,11 +3,13 @@ continued."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..checkpoints.backbone import load_backbone
 from ..checkpoints.checkpoint import Checkpoint
 from ..config import DetectionConfig
 from ..data.dataset import DetectionDataset
@@ -47,6 +49,9 @@ def build_model(
     elif recipe.init_from:
         model, note = _from_checkpoint(recipe, config, data)
         notes.append(note)
+    elif recipe.backbone_weights:
+        model, note = _on_backbone(recipe, config)
+        notes.append(f"{note}; the transformer starts from nothing")
     else:
         model = _new_model(recipe, config)
         notes += _advice(model, images=len(data))
@@ -123,13 +128,29 @@ def _first_of(names: list[str]) -> str:
     return ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
 
 
-def _new_model(recipe: Recipe, config: DetectionConfig) -> ObjectDetectionModel | SegmentationModel:
+def _on_backbone(recipe: Recipe, config: DetectionConfig) -> tuple[ObjectDetectionModel | SegmentationModel, str]:
+    """A new model on the recipe's file of a backbone's weights, and what was loaded."""
+    _check_not_frozen(recipe)
+    config.use_pretrained_backbone = False  # these are the weights, and nothing is to be downloaded
+    model = _model_class(recipe, config)(config)
+    detector = model.detector if isinstance(model, SegmentationModel) else model
+    backbone = detector.model.backbone
+    if not backbone.is_plain_resnet:
+        raise ValueError(f"backbone_weights is for ResNets, and model.backbone is {config.backbone}")
+    return model, load_backbone(backbone.model, Path(recipe.backbone_weights), config.backbone)
+
+
+def _check_not_frozen(recipe: Recipe) -> None:
     if recipe.freeze_detector:
         raise ValueError("freeze_detector trains the mask head alone: give a trained detector with --init_from")
+
+
+def _new_model(recipe: Recipe, config: DetectionConfig) -> ObjectDetectionModel | SegmentationModel:
+    _check_not_frozen(recipe)
     if config.backbone_norm == "frozen" and not config.use_pretrained_backbone:
         raise ValueError(
             "model.backbone_norm 'frozen' keeps statistics, stem and first stage as they are, which needs "
-            "pretrained weights: set model.use_pretrained_backbone true, or --init_from, or "
+            "pretrained weights: set model.use_pretrained_backbone true, or --init_from or --backbone_weights FILE, or "
             "model.backbone_norm batch to train from scratch. Or take a recipe: --config finetune, --config scratch_small"
         )
     return _model_class(recipe, config)(config)

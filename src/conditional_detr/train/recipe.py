@@ -29,7 +29,7 @@ GROUPS = {
         "skip_bad_images",
         "augmentation", "group_by_shape",
     ),
-    "model": ("init_from", "model", "freeze_detector"),
+    "model": ("init_from", "backbone_weights", "model", "freeze_detector"),
     "optimisation": (
         "epochs", "batch_size", "accumulate", "lr", "backbone_lr", "weight_decay", "clip_norm", "schedule",
         "drop_epochs", "warmup_steps", "ema", "sync_batch_norm", "seed",
@@ -60,13 +60,15 @@ class Recipe:
         data: Folder of a data set, recognised by what lies in it. COCO: annotations/instances_train2017.json with
             images/train2017/ or train2017/, annotations/{train,val}.json with images/{train,val}/, Roboflow's
             {train,valid}/_annotations.coco.json, or one JSON file of all images. YOLO: data.yaml. Pascal VOC: XML files in
-            {train,val}/ or annotations/, or ImageSets/Main/. For "panoptic": annotations/panoptic_{train,val}2017.json
+            {train,val}/ or annotations/, or ImageSets/Main/. CVAT for images, LabelMe, Open Images. For "panoptic": annotations/panoptic_{train,val}2017.json
             with a folder of PNG files of that name, or annotations/panoptic_{train,val}.json with panoptic/{train,val}/.
         output: Folder of the run. Default: runs/ and the recipe's name.
         resume: "auto" continues from the newest whole checkpoint in the output folder, if there is one; or the path of a
             checkpoint.
         init_from: Weights to start from: a saved model's folder, an original .pth file or a hub name. If its classes
             are not those of the data, its classifier is replaced.
+        backbone_weights: File of a ResNet's weights to start from, torchvision's or timm's, .pth or .safetensors, where
+            there is no network to fetch them. One that ends before the last stage does for an output_stride that needs no more.
         model: What the model is: "family" (conditional_detr or detr) and any field of its configuration, such as
             backbone, num_queries, d_model, output_stride, backbone_norm.
         train_annotations: Annotation file for training, in place of the one found in data.
@@ -115,6 +117,7 @@ class Recipe:
     output: str = ""
     resume: str = ""
     init_from: str = ""
+    backbone_weights: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     train_annotations: str = ""
     train_images: str = ""
@@ -177,6 +180,11 @@ class Recipe:
                 raise ValueError(f"{split}_annotations and {split}_images go together: give both or neither")
         if self.freeze_detector and self.task == "detection":
             raise ValueError("freeze_detector trains the mask head alone: it needs --task instance or panoptic")
+        if self.init_from and self.backbone_weights:
+            raise ValueError(
+                "init_from is a whole model, its backbone with it: give it or backbone_weights (--init_from '' takes a "
+                "recipe's away)"
+            )
         shares_of(self.split)
         if self.model_config().query_groups > 1 and self.freeze_detector:
             raise ValueError(

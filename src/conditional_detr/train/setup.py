@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import Literal
 
 import torch
 import yaml
@@ -18,8 +17,7 @@ from torch.utils.data import DataLoader
 from ..data.dataset import DetectionDataset, check_same_categories
 from ..data.sampler import TrainingBatches
 from ..data.samples import TrainingSet, collate
-from ..data.splits import read_split as read_split_of
-from ..data.splits import read_split_files
+from ..data.splits import read_split_files, read_splits
 from ..data.transforms import training_transform
 from ..files import write_atomically
 from ..stopping import StopRequest
@@ -47,7 +45,7 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
     accelerator = _accelerator(recipe)
     processes = Processes(accelerator, stop)
     _check_processes(recipe, processes)
-    train_set, val_set = read_split(recipe, "train"), read_split(recipe, "val")
+    train_set, val_set = read_data(recipe)
     check_same_categories(train_set, val_set)
     batches = _batches(recipe, train_set, processes)
     if recipe.threads:
@@ -107,27 +105,31 @@ def _check_processes(recipe: Recipe, processes: Processes) -> None:
         raise ValueError("sync_batch_norm needs GPUs: PyTorch's synchronised batch norm has no CPU version")
 
 
-def read_split(recipe: Recipe, split: Literal["train", "val"]) -> DetectionDataset:
-    """Read the recipe's "train" or "val" data.
+def read_data(recipe: Recipe) -> tuple[DetectionDataset, DetectionDataset]:
+    """Read the recipe's training and validation data.
 
     Raises:
-        OSError, ValueError: see `read_split_files`; or the recipe names none, or "train" has no annotations.
+        OSError, ValueError: see `read_split_files`; or the recipe names none, or the training data has no annotations.
     """
-    annotations = recipe.train_annotations if split == "train" else recipe.val_annotations
-    images = recipe.train_images if split == "train" else recipe.val_images
-    if annotations:
-        dataset = read_split_files(annotations, images, recipe.task, recipe.skip_bad_images)
-    elif recipe.data:
-        # With validation data of its own nothing needs to be held out of the training data.
-        shares = "" if recipe.val_annotations else recipe.split
-        dataset = read_split_of(recipe.data, split, recipe.task, recipe.skip_bad_images, shares)
-    else:
+    files = {
+        "train": (recipe.train_annotations, recipe.train_images),
+        "val": (recipe.val_annotations, recipe.val_images),
+    }
+    found = [split for split, (file, _) in files.items() if not file]
+    if found and not recipe.data:
         raise ValueError(
-            f"no {split} data: give --data FOLDER, or --{split}_annotations FILE with --{split}_images FOLDER"
+            f"no {found[0]} data: give --data FOLDER, or --{found[0]}_annotations FILE with --{found[0]}_images FOLDER"
         )
-    if split == "train" and not len(dataset.boxes):
-        raise ValueError(f"{dataset.annotation_file} holds no annotations to train on")
-    return dataset
+    # With validation data of its own nothing needs to be held out of the training data.
+    shares = recipe.split if "val" in found else ""
+    read = read_splits(recipe.data, found, recipe.task, recipe.skip_bad_images, shares) if found else []
+    sets = dict(zip(found, read, strict=True))
+    for split, (file, images) in files.items():
+        if file:
+            sets[split] = read_split_files(file, images, recipe.task, recipe.skip_bad_images)
+    if not len(sets["train"].boxes):
+        raise ValueError(f"{sets['train'].annotation_file} holds no annotations to train on")
+    return sets["train"], sets["val"]
 
 
 def _batches(recipe: Recipe, train_set: DetectionDataset, processes: Processes) -> TrainingBatches:

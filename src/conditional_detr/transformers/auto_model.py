@@ -10,8 +10,7 @@ from ..checkpoints.hub import HUB_OPTIONS
 from ..config import DetectionConfig
 from ..families import config_class_of
 from ..models.detector import ObjectDetectionModel
-from ..models.family import family_of
-from ..models.frame import Family
+from ..models.family import Family, family_of
 from ..models.segmenter import SegmentationModel
 
 

@@ -21,6 +21,7 @@ from .entries import BOX, Entries, is_box
 from .format import ALIASES, Format, Found, images_beside, said, split_folders
 from .image_files import exist
 from .json_kinds import COCO_JSON, MOST_FILES, json_kind
+from .polygons import POLYGONS_LOOKED_AT, crosses_itself, crossing_remark
 
 
 def read_coco(
@@ -75,6 +76,8 @@ class _Rows:
     dropped: list[Any] = field(default_factory=list)
     maskless: list[Any] = field(default_factory=list)
     short_polygons: list[Any] = field(default_factory=list)
+    outlined: int = 0  # annotations with polygons
+    crossing: list[Any] = field(default_factory=list)
 
 
 def index_annotations(
@@ -132,6 +135,7 @@ def index_annotations(
         missing_images=missing,
         parent_category=parent,
         box_form=form,
+        warnings=[crossing_remark(rows.crossing)] if rows.crossing else [],
     )
 
 
@@ -200,9 +204,14 @@ def _mask(entries: Entries, position: int, annotation: dict[str, Any], height: i
     if not segmentation:
         return b""
     try:
-        return _run_length_bytes(segmentation, height, width)
+        found = _run_length_bytes(segmentation, height, width)
     except ValueError as error:
         entries.fault(position, annotation, f"segmentation: {error}")
+    if isinstance(segmentation, list):
+        rows.outlined += 1
+        if rows.outlined <= POLYGONS_LOOKED_AT and any(map(crosses_itself, segmentation)):
+            rows.crossing.append(annotation.get("id", "?"))
+    return found
 
 
 def _instance_masks(sizes: np.ndarray, masks: Sequence[bytes]) -> InstanceMasks:
@@ -338,7 +347,7 @@ def of_present_images(dataset: DetectionDataset, content: dict[str, Any]) -> dic
 
 
 def find_split(root: Path, name: str) -> tuple[Path, Path] | None:
-    """Annotation file and image folder of a split of this name: `LAYOUTS`, in their order, with any year, or none."""
+    """Annotation file and image folder of a split of this name: `COCO.layouts`, in their order, with any year, or none."""
     files = sorted(root.glob(f"annotations/instances_{name}[0-9][0-9][0-9][0-9].json"))
     for file in (*files, root / f"annotations/instances_{name}.json", root / f"annotations/{name}.json"):
         if file.is_file():
@@ -361,7 +370,12 @@ def find(place: Path) -> Found | None:
         )
     if (single := _single_file(place)) is None:
         return None
-    return Found(single, (), lambda split, *rest: _read(single, _images_of(single), *rest), files)
+    return Found(
+        single,
+        (),
+        lambda split, *rest: _read(single, _images_of(single), *rest),
+        lambda split: None if split else (single, _images_of(single)),
+    )
 
 
 def _there(place: Path, split: str, files: tuple[Path, Path] | None) -> tuple[Path, Path]:

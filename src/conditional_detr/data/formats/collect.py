@@ -12,14 +12,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ...coco_masks import encode_segmentation
-from ...messages import listed_briefly
-from ..check import header_sizes
+from ..check import MOST_OBJECTS, header_sizes
 from ..dataset import DetectionDataset
 from ..object_masks import InstanceMasks, as_json
 from .entries import LARGEST, LARGEST_PICTURE, LARGEST_SIDE
-from .polygons import crosses_itself
-
-MOST_OBJECTS = 100_000  # of one image; queries are a thousandth of it
+from .polygons import POLYGONS_LOOKED_AT, crosses_itself, crossing_remark
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,7 @@ class Collected:
     dropped: list[str] = field(default_factory=list)
     maskless: list[str] = field(default_factory=list)
     short_polygons: list[str] = field(default_factory=list)
+    outlined: int = 0  # objects with polygons
     crossing: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -88,10 +86,6 @@ class Collected:
         if not path.is_file():
             raise FileNotFoundError(f"{where}the picture {path} is not there. Check the folder, {advice}")
         raise OSError(f"{where}{path} is not a readable picture. Repair it, {advice}")
-
-    def leave_out(self, file_name: str) -> None:
-        """Count an image that is not there."""
-        self.missing.append(file_name)
 
     def add_image(self, file_name: str, height: int, width: int, place: Place | None = None) -> None:
         if not (0 < height <= LARGEST_SIDE and 0 < width <= LARGEST_SIDE and height * width < LARGEST_PICTURE):
@@ -146,8 +140,7 @@ class Collected:
                 return
             counts, area = mask
             self.run_lengths.append(counts)
-        edge = rounding
-        self.clipped += x0 < -edge or y0 < -edge or x1 > width + edge or y1 > height + edge
+        self.clipped += x0 < -rounding or y0 < -rounding or x1 > width + rounding or y1 > height + rounding
         self.rows.append((left, top, right, bottom, number, area, crowd))
         self.first[-1] = len(self.rows)
 
@@ -163,7 +156,8 @@ class Collected:
                 return None
             if not all(math.isfinite(sum(polygon)) for polygon in long):
                 place.fault("a polygon's numbers must be finite")
-            if any(crosses_itself(polygon) for polygon in long):
+            self.outlined += 1
+            if self.outlined <= POLYGONS_LOOKED_AT and any(map(crosses_itself, long)):
                 self.crossing.append(str(place))
             segmentation = long
         try:
@@ -205,10 +199,7 @@ class Collected:
             )
         remarks = list(self.warnings)
         if self.crossing:
-            remarks.append(
-                f"{len(self.crossing)} polygons cross themselves, and of their mask only what lies inside by the even-odd "
-                f"rule counts; draw them anew ({listed_briefly(self.crossing, 3)})"
-            )
+            remarks.append(crossing_remark(self.crossing))
         return DetectionDataset(
             annotation_file=self.annotations,
             image_folder=self.images,

@@ -22,8 +22,8 @@ class Found:
         splits: the names of its splits, of which "train", "val" and "test" are said so; none where it has no splits.
         read: (name of a split, or "" for all of a data set without splits; task; whether to leave out images that are
             missing or damaged) -> the data set, or OSError or ValueError that says what is wrong and where.
-        files: (name of a split) -> its annotations, a file or a folder of files, and the folder of its images, or None
-            where it has no such split; FileNotFoundError where it has half of one.
+        files: (name of a split, or "") -> its annotations, a file or a folder of files, and the folder of its images, or
+            None where it has no such split; FileNotFoundError where it has half of one.
     """
 
     place: Path

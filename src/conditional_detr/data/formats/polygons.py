@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...messages import listed_briefly
+
+POLYGONS_LOOKED_AT = 2000  # objects of a data set whose outlines are looked at: some tenths of a second
 MOST_POINTS = 2000  # of a polygon that is looked at: the look takes the square of it
 
 
@@ -32,8 +35,17 @@ def crosses_itself(polygon: Sequence[float]) -> bool:
         away = of[None] - start[:, None]
         return np.sign(along[:, None, 0] * away[..., 1] - along[:, None, 1] * away[..., 0])
 
-    apart = side(start) * side(end) < 0
+    with np.errstate(all="ignore"):  # numbers beyond any picture
+        apart = side(start) * side(end) < 0
     return bool((apart & apart.T).any())
+
+
+def crossing_remark(objects: Sequence[object]) -> str:
+    """What to say of objects whose outlines cross themselves."""
+    return (
+        f"the outlines of {len(objects)} of the first {POLYGONS_LOOKED_AT} objects cross themselves; only what the even-odd rule "
+        f"finds inside is their mask. Draw them anew ({listed_briefly(objects, 3)})"
+    )
 
 
 def outline(mask: np.ndarray) -> list[int]:

@@ -1,0 +1,1 @@
+"""Where a detector looked: pictures, arrays and figures of its attention."""
