@@ -59,7 +59,8 @@ def load_weights(
     """Fill a module that was built on the meta device.
 
     A segmentation model's weights fill a detector without the mask head, and a detector's fill a segmentation model, whose
-    mask head is then new; both are announced. Further groups of queries, which no checkpoint has, begin beside its first.
+    mask head is then new; both are announced. Further groups of queries, which no checkpoint has, begin as noisy
+    copies of its first.
 
     Args:
         table, part: how the module names its weights.
