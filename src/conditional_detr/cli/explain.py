@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..messages import printable
-from .options import add_device, add_image_size, add_model, add_threads, image_size_of, values_of
+from .options import add_device, add_image_size, add_model, add_pictures, add_threads, image_size_of, values_of
 from .parser import CommandParser
 from .progress import progress
 from .threads import use_threads
@@ -31,9 +31,7 @@ def _parser() -> CommandParser:
         "decoder layer, as pictures and arrays; and, over all of them, to which side of an object each head looks.",
     )
     add_model(parser)
-    parser.add_argument("--images", type=str, nargs="+", required=True, help="files, folders or glob patterns")
-    parser.add_argument("--output", type=str, default="explanations", help="folder to write to")
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection, 0 to 1")
+    add_pictures(parser, output="explanations")
     parser.add_argument("--detections", type=int, default=5, help="most detections of an image, the best first")
     parser.add_argument("--layer", type=int, default=-1, help="of the decoder, from 0; -1 is the last")
     parser.add_argument("--draw", type=bool, default=True, help="draw pictures, beside the arrays")

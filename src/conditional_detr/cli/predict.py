@@ -12,6 +12,7 @@ from .options import (
     add_image_size,
     add_model,
     add_panoptic_threshold,
+    add_pictures,
     add_speed,
     add_threads,
     add_workers,
@@ -38,9 +39,7 @@ def _parser() -> CommandParser:
         "and with a panoptic one maps in COCO's format.",
     )
     add_model(parser)
-    parser.add_argument("--images", type=str, nargs="+", required=True, help="files, folders or glob patterns")
-    parser.add_argument("--output", type=str, default="predictions", help="folder to write to")
-    parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection, 0 to 1")
+    add_pictures(parser, output="predictions")
     add_panoptic_threshold(parser)
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch; only such of one size share one")
     add_workers(parser)
