@@ -8,7 +8,7 @@ places, and opens no pictures.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,16 @@ class _Faults:
         number = f" (id {shown(entry['id'])})" if isinstance(entry, dict) and "id" in entry else ""
         self.found.add(name, Example(f"{place[0]}[{place[1]}]{number}: {what}", file_name))
 
+    def objects(self, kind: str, entries: Iterable[Any]) -> Iterator[tuple[tuple[str, int], dict[str, Any]]]:
+        """The entries that are objects with fields, each with its place; others are counted."""
+        for position, entry in enumerate(entries):
+            if type(entry) is dict:
+                yield (kind, position), entry
+            else:
+                self.add(
+                    "broken_entries", (kind, position), entry, f"is {shown(entry)}; expected an object with fields"
+                )
+
     def field(self, name: str, place: tuple[str, int], entry: dict[str, Any], field: str, file_name: str = "") -> None:
         """Count a fault of one field."""
         what = f"{field} is {shown(entry[field])}" if field in entry else f"{field} is missing"
@@ -91,11 +101,7 @@ def _images(entries: Iterable[Any], folder: Path, faults: _Faults) -> list[dict[
     """id, file_name, height and width of the images that have them."""
     read: dict[Any, dict[str, Any]] = {}
     names: set[str] = set()
-    for position, entry in enumerate(entries):
-        place = ("images", position)
-        if type(entry) is not dict:
-            faults.add("broken_entries", place, entry, f"is {shown(entry)}; expected an object with fields")
-            continue
+    for place, entry in faults.objects("images", entries):
         name, number = entry.get("file_name"), _id(entry.get("id"))
         if type(name) is not str or not name or "\0" in name or not is_text(name):
             faults.field("broken_entries", place, entry, "file_name")
@@ -141,11 +147,7 @@ def _categories(entries: Iterable[Any], faults: _Faults) -> tuple[list[dict[str,
     read: dict[int, dict[str, Any]] = {}
     category_of: dict[int, int] = {}
     by_name: dict[str, int] = {}
-    for position, entry in enumerate(entries):
-        place = ("categories", position)
-        if type(entry) is not dict:
-            faults.add("broken_entries", place, entry, f"is {shown(entry)}; expected an object with fields")
-            continue
+    for place, entry in faults.objects("categories", entries):
         number = _id(entry.get("id"))
         if (meant := _as_number(number)) is not None:
             faults.field("strings_for_numbers", place, entry, "id")
@@ -178,11 +180,7 @@ def _annotations(
     size_of = {image["id"]: (image["width"], image["height"]) for image in images}
     seen: set[Any] = set()
     read: list[dict[str, Any]] = []
-    for position, entry in enumerate(entries):
-        place = ("annotations", position)
-        if type(entry) is not dict:
-            faults.add("broken_entries", place, entry, f"is {shown(entry)}; expected an object with fields")
-            continue
+    for place, entry in faults.objects("annotations", entries):
         number = _id(entry.get("id"))
         if number is not None:
             if number in seen:
