@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from small_models import SMALL
 
 from conditional_detr.data.augmentation import Augmentation
+from conditional_detr.train.loop import train
 from conditional_detr.train.recipe import Recipe
 
 
@@ -57,3 +59,21 @@ def sparse(scenes, folder):
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in (2, 3, 11)]
     path.write_text(json.dumps(content))
     return folder
+
+
+def assert_splits_train_alike(data, folder, steps, **options):
+    """A batch in one piece, in four micro-batches, and over two processes: the loss of every step is the same. The runs are
+    in the folders "one", "split" and "two"."""
+    train(small_recipe(data, folder / "one", **options))
+    train(small_recipe(data, folder / "split", **options, accumulate=4))
+    path = recipe_file(folder, small_recipe(data, folder / "two", **options))
+    process = start(["--config", str(path)], processes=2)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, output
+    expected = rows(folder / "one", "train")
+    for other in ("split", "two"):
+        seen = rows(folder / other, "train")
+        assert len(seen) == len(expected) == steps
+        for a, b in zip(expected, seen, strict=True):
+            for name in ("loss", "loss_ce", "loss_bbox", "loss_giou"):
+                assert b[name] == pytest.approx(a[name], rel=1e-3), (other, a["step"], name)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import small_model
-from small_recipes import recipe_file, rows, small_recipe, sparse, start
+from small_recipes import assert_splits_train_alike, rows, small_recipe, sparse
 
 from conditional_detr.files import read_json
 from conditional_detr.models.family import family_of
@@ -24,17 +24,7 @@ def test_two_processes_and_micro_batches_train_groups_like_one(scenes, tmp_path,
     small_model(family, **values).save_pretrained(tmp_path / "start")
     model = {"family": family, "query_groups": 3, **values}
     options = dict(init_from=str(tmp_path / "start"), model=model, epochs=1)
-    train(small_recipe(scenes, tmp_path / "one", **options))
-    train(small_recipe(scenes, tmp_path / "split", **options, accumulate=4))
-    path = recipe_file(tmp_path, small_recipe(scenes, tmp_path / "two", **options))
-    process = start(["--config", str(path)], processes=2)
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-    expected = rows(tmp_path / "one", "train")
-    for other in ("split", "two"):
-        for a, b in zip(expected, rows(tmp_path / other, "train"), strict=True):
-            for name in ("loss", "loss_ce", "loss_bbox", "loss_giou"):
-                assert b[name] == pytest.approx(a[name], rel=1e-3), (other, a["step"], name)
+    assert_splits_train_alike(scenes, tmp_path, steps=3, **options)
 
 
 @pytest.fixture(scope="module")

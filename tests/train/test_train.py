@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import small_model
-from small_recipes import recipe_file, rows, small_recipe, sparse, start
+from small_recipes import assert_splits_train_alike, recipe_file, rows, small_recipe, sparse, start
 
 from conditional_detr.stopping import Interrupted
 from conditional_detr.train.checkpoint_files import checkpoints, newest_checkpoint, save_checkpoint
@@ -88,19 +88,8 @@ def test_two_processes_and_micro_batches_train_like_one(scenes, tmp_path, family
     values = dict(backbone_norm="frozen", dropout=0.0)
     small_model(family, **values).save_pretrained(tmp_path / "start")
     options = dict(init_from=str(tmp_path / "start"), model={"family": family, **values}, epochs=3, eval_epochs=3)
-    train(small_recipe(scenes, tmp_path / "one", **options))
-    train(small_recipe(scenes, tmp_path / "split", **options, accumulate=4))
-    path = recipe_file(tmp_path, small_recipe(scenes, tmp_path / "two", **options))
-    process = start(["--config", str(path)], processes=2)
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-    expected = rows(tmp_path / "one", "train")
+    assert_splits_train_alike(scenes, tmp_path, steps=9, **options)
     for other in ("split", "two"):
-        seen = rows(tmp_path / other, "train")
-        assert len(seen) == len(expected) == 9
-        for a, b in zip(expected, seen, strict=True):
-            for name in ("loss", "loss_ce", "loss_bbox", "loss_giou"):
-                assert b[name] == pytest.approx(a[name], rel=1e-3), (other, a["step"], name)
         figures = [rows(tmp_path / run, "eval")[0]["AR_100"] for run in ("one", other)]
         assert figures[1] == pytest.approx(figures[0], abs=0.02)
 
