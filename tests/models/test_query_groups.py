@@ -112,12 +112,12 @@ def test_the_loss_is_the_mean_of_the_groups(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_else_is_asked_for_is_of_the_first_group(family):
-    alone, grouped, _, _ = pair(family)
+    alone, grouped, _, _ = pair(family, groups=2)
     pixels, pixel_mask, _ = batch()
     options = dict(
         output_attentions=True,
         output_hidden_states=True,
-        decoder_attention_mask=torch.arange(10).expand(2, -1) < 8,
+        decoder_attention_mask=torch.arange(10) < torch.tensor([[8], [5]]),
         decoder_inputs_embeds=torch.randn(2, 10, 32, dtype=torch.float64),
     )
     expected, output = (model(pixels, pixel_mask, **options).to_tuple() for model in (alone, grouped))
