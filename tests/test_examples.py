@@ -14,7 +14,7 @@ from small_models import FAMILIES, small_config, small_model
 
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
 from conditional_detr.data.splits import read_split
-from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
+from conditional_detr.processors.auto_processor import IMAGE_PROCESSORS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -11,15 +11,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "families": ("ConditionalDetrConfig", "DetrConfig"),
     "predict.detector": ("Detection", "Detector"),
-    "transformers.auto_model": ("AutoModelForImageSegmentation", "AutoModelForObjectDetection"),
+    "models.auto": ("AutoModelForImageSegmentation", "AutoModelForObjectDetection"),
     "models.conditional_detr": (
         "ConditionalDetrForObjectDetection",
         "ConditionalDetrForSegmentation",
         "ConditionalDetrModel",
     ),
     "models.detr": ("DetrForObjectDetection", "DetrForSegmentation", "DetrModel"),
-    "transformers.auto_processor": ("AutoImageProcessor",),
-    "transformers.image_processor": (
+    "processors.auto_processor": ("AutoImageProcessor",),
+    "processors.image_processor": (
         "ConditionalDetrFeatureExtractor",
         "ConditionalDetrImageProcessor",
         "ConditionalDetrImageProcessorFast",
@@ -33,6 +33,7 @@ __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
     from .families import ConditionalDetrConfig, DetrConfig
+    from .models.auto import AutoModelForImageSegmentation, AutoModelForObjectDetection
     from .models.conditional_detr import (
         ConditionalDetrForObjectDetection,
         ConditionalDetrForSegmentation,
@@ -40,10 +41,8 @@ if TYPE_CHECKING:
     )
     from .models.detr import DetrForObjectDetection, DetrForSegmentation, DetrModel
     from .predict.detector import Detector
-    from .results.named import Detection
-    from .transformers.auto_model import AutoModelForImageSegmentation, AutoModelForObjectDetection
-    from .transformers.auto_processor import AutoImageProcessor
-    from .transformers.image_processor import (
+    from .processors.auto_processor import AutoImageProcessor
+    from .processors.image_processor import (
         ConditionalDetrFeatureExtractor,
         ConditionalDetrImageProcessor,
         ConditionalDetrImageProcessorFast,
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
         DetrImageProcessor,
         DetrImageProcessorFast,
     )
+    from .results.named import Detection
 
 
 def __getattr__(name: str) -> Any:

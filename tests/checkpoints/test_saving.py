@@ -21,7 +21,7 @@ from small_models import FAMILIES, randomise, small_config, small_model
 import conditional_detr
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
 from conditional_detr.models.family import family_of
-from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
+from conditional_detr.processors.auto_processor import IMAGE_PROCESSORS
 
 
 def assert_same_logits(a, b, tolerance=1e-12):

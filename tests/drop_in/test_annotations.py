@@ -15,7 +15,7 @@ from conditional_detr.coco_masks import (
     masks_from_segmentations,
     segment_ids,
 )
-from conditional_detr.transformers.annotations import (
+from conditional_detr.processors.annotations import (
     detection_labels,
     pad_labels,
     panoptic_labels,

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from transformers.models.conditional_detr.image_processing_pil_conditional_detr import ConditionalDetrImageProcessorPil
 
-import conditional_detr.transformers.image_processor as image_processor
-from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
+import conditional_detr.processors.image_processor as image_processor
+from conditional_detr.processors.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 
 pytestmark = pytest.mark.numeric
 

@@ -21,7 +21,7 @@ from conditional_detr.data.splits import find_split
 from conditional_detr.evaluate.coco_metrics import NAMES, coco_metrics
 from conditional_detr.evaluate.evaluation import evaluate
 from conditional_detr.evaluate.predictions import DatasetImages, predict_dataset
-from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor
+from conditional_detr.processors.image_processor import ConditionalDetrImageProcessor
 
 
 def pycocotools_stats(annotations, results):

@@ -19,7 +19,7 @@ from conditional_detr.models.detection_model import DetectionModel
 from conditional_detr.models.detector import ObjectDetectionModel
 from conditional_detr.models.family import Family
 from conditional_detr.models.segmenter import SegmentationModel
-from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor
+from conditional_detr.processors.image_processor import ConditionalDetrImageProcessor
 
 
 @dataclass(kw_only=True, init=False)

@@ -214,7 +214,7 @@ def test_where_every_query_is_used_num_queries_is_named(family, folder, tmp_path
     with torch.no_grad():  # each query is sure to see an object of class 0
         model.class_labels_classifier.weight.zero_()
         model.class_labels_classifier.bias.copy_(torch.tensor([8.0, -8.0, -8.0, -8.0][: 3 + (family == "detr")]))
-    from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
+    from conditional_detr.processors.auto_processor import IMAGE_PROCESSORS
 
     small = IMAGE_PROCESSORS[family](size={"shortest_edge": 64, "longest_edge": 128})
     predict(Detector(model, small), find_images([str(folder)]), tmp_path / "out", workers=0)

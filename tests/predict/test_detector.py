@@ -9,7 +9,7 @@ from small_models import FAMILIES, randomise, skip_without, small_model
 from conditional_detr import Detector
 from conditional_detr.models.family import family_of
 from conditional_detr.predict.memory import enough_memory
-from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
+from conditional_detr.processors.auto_processor import IMAGE_PROCESSORS
 
 SIZES = [(64, 64), (80, 60), (50, 90), (64, 64)]
 

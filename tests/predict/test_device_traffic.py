@@ -14,7 +14,7 @@ from conditional_detr.models.family import family_of
 from conditional_detr.predict import run
 from conditional_detr.predict.batches import batches_of_canvases
 from conditional_detr.predict.run import PreparedBatch, run_batches, start
-from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
+from conditional_detr.processors.auto_processor import IMAGE_PROCESSORS
 
 
 class CopiesToDevice(TorchDispatchMode):

@@ -11,8 +11,8 @@ from golden_cases import golden
 from torch import Tensor
 
 from conditional_detr.classes import SigmoidClasses, SoftmaxClasses
+from conditional_detr.processors.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 from conditional_detr.results.detections import detections
-from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 
 pytestmark = pytest.mark.numeric
 

@@ -12,8 +12,8 @@ from conditional_detr.coco_masks import segment_ids
 from conditional_detr.evaluate.coco_metrics import panoptic_metrics
 from conditional_detr.images.read import read_image
 from conditional_detr.predict.draw_maps import draw_panoptic
+from conditional_detr.processors.annotations import panoptic_labels
 from conditional_detr.results.panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row, write_panoptic_png
-from conditional_detr.transformers.annotations import panoptic_labels
 
 IDS = torch.tensor([[0, 1, 255, 256], [65535, 65536, 256**3 - 1, 1]])
 MAP = torch.tensor([[1, 1, 2, 2, 2, -1], [1, 1, 4, 4, 2, -1]], dtype=torch.int32)

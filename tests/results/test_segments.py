@@ -14,9 +14,9 @@ from transformers.models.detr.image_processing_detr import compute_segments
 
 from conditional_detr import ConditionalDetrForSegmentation
 from conditional_detr.classes import SigmoidClasses, SoftmaxClasses
+from conditional_detr.processors.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 from conditional_detr.results import segments
 from conditional_detr.results.segments import MaskPredictions, instance_masks, map_runs, merge_panoptic
-from conditional_detr.transformers.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 
 pytestmark = pytest.mark.numeric
 

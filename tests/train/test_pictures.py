@@ -12,8 +12,8 @@ from conditional_detr.data.formats.coco import read_coco
 from conditional_detr.evaluate.evaluation import evaluate
 from conditional_detr.images.read import read_image
 from conditional_detr.predict.draw import contact_sheet
+from conditional_detr.processors.auto_processor import IMAGE_PROCESSORS
 from conditional_detr.train.pictures import draw_curves
-from conditional_detr.transformers.auto_processor import IMAGE_PROCESSORS
 
 
 @pytest.mark.numeric

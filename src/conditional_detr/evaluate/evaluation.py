@@ -14,7 +14,7 @@ from ..data.dataset import DetectionDataset
 from ..data.object_masks import PanopticMasks
 from ..models.detector import ObjectDetectionModel
 from ..models.segmenter import SegmentationModel
-from ..transformers.image_processor import DetectionImageProcessor
+from ..processors.image_processor import DetectionImageProcessor
 from .coco_metrics import coco_metrics, panoptic_metrics
 from .pictures import draw_validation
 from .predictions import DatasetPredictions, predict_dataset, task_of_data, write_predictions

@@ -20,10 +20,10 @@ from ..files import write_json
 from ..models.detector import ObjectDetectionModel
 from ..models.segmenter import SegmentationModel
 from ..predict.stream import Source, detect
+from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import ImageResults
 from ..results.panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row, write_panoptic_png_bytes
 from ..stopping import Interrupted
-from ..transformers.image_processor import DetectionImageProcessor
 from .validation_loss import ValidationLoss, mean_losses
 
 logger = logging.getLogger(__name__)

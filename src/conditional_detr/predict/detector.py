@@ -24,10 +24,10 @@ from ..models.deploy import check_dtype, compile_model, prepare_for_inference
 from ..models.detector import ObjectDetectionModel
 from ..models.family import family_of
 from ..models.segmenter import SegmentationModel
+from ..processors.auto_processor import image_processor_of
+from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import MOST_DETECTIONS, ImageResults
 from ..results.named import Detection, PanopticMap, named_detections, named_map
-from ..transformers.auto_processor import image_processor_of
-from ..transformers.image_processor import DetectionImageProcessor
 from .attention import Explanation, explain_image
 from .batches import batches_of_canvases, canvas_of
 from .memory import check_size

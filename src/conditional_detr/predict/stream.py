@@ -17,8 +17,8 @@ from ..images.prepare import Preprocessing
 from ..messages import printable
 from ..models.detector import ObjectDetectionModel
 from ..models.segmenter import SegmentationModel
+from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import ImageResults
-from ..transformers.image_processor import DetectionImageProcessor
 from ..workers import InSharedMemory, batches_of, leave_signals_to_the_parent
 from .batches import batches_of_canvases, canvas_of
 from .memory import free_memory, too_large

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..data.dataset import DetectionDataset
+from ..processors.image_processor import DetectionImageProcessor
 from ..stopping import StopRequest
-from ..transformers.image_processor import DetectionImageProcessor
 from .distributed import Processes
 from .log import RunLog
 from .recipe import Recipe

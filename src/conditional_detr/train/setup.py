@@ -20,8 +20,8 @@ from ..data.samples import TrainingSet, collate
 from ..data.splits import read_split_files, read_splits
 from ..data.transforms import training_transform
 from ..files import write_atomically
+from ..processors.auto_processor import image_processor_of
 from ..stopping import StopRequest
-from ..transformers.auto_processor import image_processor_of
 from ..workers import InSharedMemory, leave_signals_to_the_parent, worker_count
 from .checkpoint_files import put_aside_after
 from .distributed import Processes

@@ -9,9 +9,9 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.hub import HUB_OPTIONS
 from ..config import DetectionConfig
 from ..families import config_class_of
-from ..models.detector import ObjectDetectionModel
-from ..models.family import Family, family_of
-from ..models.segmenter import SegmentationModel
+from .detector import ObjectDetectionModel
+from .family import Family, family_of
+from .segmenter import SegmentationModel
 
 
 class AutoModelForObjectDetection:

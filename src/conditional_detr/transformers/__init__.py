@@ -1,1 +1,0 @@
-"""What users of transformers know: image processors, their batches and annotations, and the Auto classes."""
