@@ -2,7 +2,7 @@
 
 COCO's format is a PNG an image, whose colours are the segments' ids (R + 256 G + 65536 B, 0 = void), and one JSON file,
 `{"annotations": rows, "images": [...], "categories": [...]}`, with a row an image:
-`{"image_id", "file_name", "segments_info": [{"id", "category_id", "area", "iscrowd"}, ...]}`. `transformers.annotations`
+`{"image_id", "file_name", "segments_info": [{"id", "category_id", "area", "iscrowd"}, ...]}`. `processors.annotations`
 reads it.
 
 Segmentations and segments here are those of post-processing: ids int (H, W), 0 or -1 = no segment, and dicts with `id`,
