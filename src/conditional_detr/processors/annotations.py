@@ -28,6 +28,39 @@ from ..images.read import read_image
 Labels = dict[str, Tensor]
 
 
+def read_labels(
+    images: Sequence[Tensor],
+    annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+    format: str,
+    return_masks: bool | None = None,
+    masks_path: str | os.PathLike[str] | None = None,
+) -> list[Labels] | None:
+    """Of each image (C, H, W), its labels in pixels; None without annotations.
+
+    Args:
+        annotations: one, or one an image.
+        format: "coco_detection" or "coco_panoptic".
+        return_masks: labels have `masks`; None: only panoptic ones have.
+        masks_path: the folder of the PNG files of panoptic annotations.
+
+    Raises:
+        OSError, ValueError: see `detection_labels` and `panoptic_labels`; or not one annotation an image.
+        TypeError: neither a dict nor a list.
+    """
+    if annotations is None:
+        return None
+    if not isinstance(annotations, Mapping | Sequence):
+        raise TypeError(f"annotations must be one dict, or one an image, got {type(annotations).__name__}")
+    listed = [annotations] if isinstance(annotations, Mapping) else list(annotations)
+    if len(listed) != len(images):
+        raise ValueError(f"{len(listed)} annotations for {len(images)} images")
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    if format == "coco_panoptic":
+        with_masks = True if return_masks is None else return_masks
+        return [panoptic_labels(item, *size, masks_path, with_masks) for item, size in zip(listed, sizes, strict=True)]
+    return [detection_labels(item, *size, bool(return_masks)) for item, size in zip(listed, sizes, strict=True)]
+
+
 def detection_labels(annotation: Mapping[str, Any], height: int, width: int, return_masks: bool = False) -> Labels:
     """Labels of one image from its COCO detection annotation.
 
