@@ -26,7 +26,7 @@ IMAGE_PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
 _FAMILY_OF = {
     f"{prefix}{kind}": family
     for prefix, family in (("ConditionalDetr", "conditional_detr"), ("Detr", "detr"))
-    for kind in ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")
+    for kind in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 }
 
 

@@ -27,6 +27,7 @@ from .post_processing import ConditionalDetrPostProcessing, DetrPostProcessing, 
 from .processor_arguments import (
     DEVIATIONS,
     MEANS,
+    OLDER_NAMES,
     RESCALE_FACTORS,
     WITHOUT_EFFECT,
     bounded,
@@ -174,7 +175,7 @@ class DetectionImageProcessor(ProcessorFiles, PostProcessing):
         if given.get("data_format", "channels_first") != "channels_first":
             raise ValueError(f"data_format must be 'channels_first', got {given['data_format']!r}")
         arguments = self._arguments()
-        known = {*arguments, "max_size", "pad_and_return_pixel_mask"}
+        known = {*arguments, *OLDER_NAMES}
         unknown = [name for name in overrides if name not in known and name not in WITHOUT_EFFECT]
         if unknown:
             raise TypeError(f"preprocess() got an unknown argument {unknown[0]!r}")
