@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from transformers.image_utils import load_image
 from ..checkpoints.hub import HUB_OPTIONS
 from ..images.prepare import Preprocessing
 from ..images.read import as_rgb_tensor, image_list
-from ..images.sizes import size_dict
+from ..images.sizes import pad_size_dict, size_dict
 from ..processors.annotations import Labels, pad_labels, read_labels
 from ..processors.encoding import encode
 from ..processors.post_processing import ConditionalDetrPostProcessing, DetrPostProcessing, PostProcessing
@@ -124,7 +125,7 @@ class _Processing(PostProcessing):
             OSError, TypeError, ValueError: an image that cannot be read; anything that does not fit, by name.
         """
         if any(name in kwargs for name in OLDER_NAMES):
-            kwargs = replaced({"size": dict(self.size)}, kwargs)  # type: ignore[attr-defined]
+            kwargs = replaced({"size": _size(self.size)}, kwargs)  # type: ignore[attr-defined]
         # Past the family's own `preprocess`, whose order of arguments changes from version to version.
         return _Backend.preprocess(self, images, (annotations, return_segmentation_masks, masks_path), **kwargs)
 
@@ -148,7 +149,7 @@ class _Processing(PostProcessing):
             read_labels(tensors, annotations, known_format(arguments["format"]), return_segmentation_masks, masks_path),
             preprocessing,
             padded=bool(arguments.get("do_pad")),
-            canvas=None if pad_size is None else bounded("pad_size", dict(pad_size)),
+            canvas=None if pad_size is None else bounded("pad_size", pad_size_dict(_size(pad_size))),
             relative=bool(arguments.get("do_convert_annotations")),
         )
         labels, kind = data.pop("labels", None), arguments.get("return_tensors")
@@ -209,12 +210,18 @@ def _preprocessing(arguments: Mapping[str, Any]) -> Preprocessing:
     normalized, rescaled = arguments.get("do_normalize"), arguments.get("do_rescale")
     resample = arguments.get("resample", arguments.get("interpolation"))  # the latter in transformers 4
     return Preprocessing(
-        size=bounded("size", size_dict(arguments["size"])) if arguments.get("do_resize") else None,
+        size=bounded("size", size_dict(_size(arguments["size"]))) if arguments.get("do_resize") else None,
         resample=Image.Resampling.BILINEAR if resample is None else pil_resample(resample),
         rescale_factor=number("rescale_factor", arguments["rescale_factor"], *RESCALE_FACTORS) if rescaled else None,
         mean=per_channel("image_mean", arguments["image_mean"], *MEANS, _CHANNELS) if normalized else None,
         std=per_channel("image_std", arguments["image_std"], *DEVIATIONS, _CHANNELS) if normalized else None,
     )
+
+
+def _size(size: Any) -> dict[str, int]:
+    """transformers' `SizeDict`, or a dict, as a dict; in transformers 4 it is not iterable."""
+    entries = dict(size) if isinstance(size, Mapping) else asdict(size)
+    return {name: value for name, value in entries.items() if value is not None}
 
 
 def _kept_channels(do_convert_rgb: bool | None, mean: float | Sequence[float] | None) -> Collection[int]:
