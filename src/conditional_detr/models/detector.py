@@ -55,7 +55,9 @@ class ObjectDetectionModel(DetectionBase):
         The reference point, in families that have one, is added to the centre before the sigmoid, through sigmoid and
         inverse sigmoid as Conditional DETR's original does. Boxes are computed in float32 at least.
         """
-        normed = normed.to(self.class_labels_classifier.weight.dtype)
+        normed = normed.to(
+            self.model.query_position_embeddings.weight.dtype
+        )  # the heads' too, whatever they are made of
         logits = self.class_labels_classifier(normed)
         offsets = at_least_float32(self.bbox_predictor(normed))
         if reference is not None:
