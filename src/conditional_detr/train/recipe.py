@@ -76,7 +76,8 @@ class Recipe:
         val_annotations: Annotation file for evaluation, in place of the one found in data.
         val_images: Folder of the images for evaluation, in place of the one found in data.
         split: Shares of the images for train, val and test where the data has no splits: the same every time, identical
-            pictures never in two. Where it has train and no val, val is held out of train.
+            pictures never in two. Where it has train and no val, val is held out of train; "1,0" holds nothing out and
+            trains without validation.
         image_size: Short side in pixels in evaluation and prediction.
         max_size: Longest long side in pixels in evaluation and prediction.
         augmentation: What happens to training images.

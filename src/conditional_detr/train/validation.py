@@ -30,12 +30,15 @@ def validation_is_due(run: Run) -> bool:
 
 
 def validate(run: Run) -> None:
-    """Evaluate, keep the model if it is the best so far, and save.
+    """Evaluate, keep the model if it is the best so far, and save. Without validation data only the curves are drawn.
 
     Raises:
         Interrupted, LoadingEndedInEvaluation: nothing is lost; the evaluation is done again on resuming.
     """
     recipe, state = run.recipe, run.state
+    if run.val_set is None:
+        state.progress.evaluated_step = state.progress.step
+        return run.log.draw_curves()
     # The checkpoint, too, has the first process's statistics.
     run.processes.take_from_first([*state.model.buffers(), *([] if state.average is None else state.average.buffers())])
     try:
