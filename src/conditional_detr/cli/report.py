@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..data.shares import SHARES
 from .options import (
@@ -22,6 +22,10 @@ from .parser import CommandParser
 from .progress import progress
 from .threads import use_threads
 from .usage import UsageError
+
+if TYPE_CHECKING:
+    from ..predict.detector import Detector
+    from ..report.figures import Report
 
 
 def run(arguments: list[str]) -> None:
@@ -65,6 +69,13 @@ def _parser() -> CommandParser:
         default=0,
         help="bootstrap resamples of the images; 0: as many as a minute allows, at most 1,000",
     )
+    parser.add_argument(
+        "--learning_curve",
+        type=bool,
+        default=False,
+        help="also train at 25 and 50 %% of the data with the model's recipe, and say what more images would bring: takes as "
+        "long as two or three trainings",
+    )
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch")
     add_workers(parser)
     add_speed(parser)
@@ -81,8 +92,14 @@ def _report(values: dict[str, Any]) -> None:
     from ..data.splits import read_split
     from ..messages import printable
     from ..predict.detector import Detector
+    from ..report.learning_curve import learning_curve, plan
     from ..report.make import FIGURES, PAGE, make_report, write_report
     from ..workers import worker_count
+
+    output = Path(values["output"])
+    planned = None
+    if values["learning_curve"]:
+        planned = plan(Path(values["model"]), values["data"], values["shares"], output)
 
     options = {"device": values["device"] or None, **speed_of(values), **image_size_of(values)}
     detector = Detector.from_pretrained(values["model"], **options)
@@ -92,21 +109,29 @@ def _report(values: dict[str, Any]) -> None:
     task, skip_bad = values["task"] or detector.model.task, values["skip_bad_images"]
     dataset = read_split(values["data"], values["split"], task, skip_bad, values["shares"])
     print("\n".join(dataset.summary()))
-    with progress("evaluating", len(dataset) * (2 if other else 1), True) as advance:
-        report = make_report(
-            detector,
-            values["model"],
-            dataset,
-            data_name=f"{values['data']} ({values['split']})",
-            other=other,
-            resamples=values["resamples"],
-            progress=advance,
-            batch_size=values["batch_size"],
-            workers=worker_count(values["workers"], detector.model.device),
-            skip_bad=skip_bad,
-            panoptic_threshold=values["panoptic_threshold"],
+
+    def report_on(detector: Detector, model: str, other: tuple[Detector, str] | None = None) -> Report:
+        with progress("evaluating", len(dataset) * (2 if other else 1), True) as advance:
+            return make_report(
+                detector,
+                model,
+                dataset,
+                data_name=f"{values['data']} ({values['split']})",
+                other=other,
+                resamples=values["resamples"],
+                progress=advance,
+                batch_size=values["batch_size"],
+                workers=worker_count(values["workers"], detector.model.device),
+                skip_bad=skip_bad,
+                panoptic_threshold=values["panoptic_threshold"],
+            )
+
+    report = report_on(detector, values["model"], other)
+    if planned is not None:
+        print(planned.describe())
+        report.learning_curve = learning_curve(
+            planned, report, lambda model: report_on(Detector.from_pretrained(model, **options), str(model))
         )
-    output = Path(values["output"])
     write_report(report, output)
     low, high = report.intervals().get("AP") or (-1.0, -1.0)
     print(

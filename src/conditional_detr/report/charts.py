@@ -102,14 +102,19 @@ def bars(values: Mapping[str, float], label: str, words: str, most: float | None
         return _svg(figure, words)
 
 
-def learning(fractions: Sequence[float], figures: Sequence[float], fitted: Mapping[str, Any] | None, words: str) -> str:
-    """AP over the share of the data; fitted: see `learning_curve`."""
+def learning(
+    images: Sequence[int], figures: Sequence[float], fit: Mapping[str, Any] | None, label: str, words: str
+) -> str:
+    """A figure over the number of training images; fit: see `learning_curve.power_law`."""
     with _style():
         figure, axes = _axes(5.2, 3.4)
-        axes.plot(fractions, figures, "o", color=COLOURS[0])
-        if fitted is not None:
-            axes.plot(fitted["fractions"], fitted["figures"], color=COLOURS[0], linewidth=1.2, linestyle="--")
-        axes.set(xlabel="training images", ylabel="AP", ylim=(0, None), xlim=(0, None))
+        axes.plot(images, figures, "o", color=COLOURS[0])
+        if fit is not None:
+            axes.plot(fit["images"], fit["figures"], color=COLOURS[0], linewidth=1.2, linestyle="--")
+            for one in fit["predicted"]:
+                if one["low"] is not None:
+                    axes.plot([one["images"]] * 2, [one["low"], one["high"]], color=COLOURS[0], linewidth=4, alpha=0.4)
+        axes.set(xlabel="training images", ylabel=label, ylim=(0, None), xlim=(0, None))
         return _svg(figure, words)
 
 

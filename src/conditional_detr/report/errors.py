@@ -82,8 +82,10 @@ class ImageErrors:
 class Boxes:
     """Results and annotations of a data set by image, as arrays. Ids become places in the lists."""
 
-    def __init__(self, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-        self.places = {image["id"]: i for i, image in enumerate(truth["images"])}
+    def __init__(
+        self, truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[Any]
+    ) -> None:
+        self.places = {image_id: i for i, image_id in enumerate(image_ids)}
         self.names = {category["id"]: category["name"] for category in truth["categories"]}
         self.results, self.annotations = results, truth["annotations"]
         self.results_of = _by_image(results, self.places)
@@ -111,11 +113,14 @@ def _by_image(rows: Sequence[Mapping[str, Any]], places: Mapping[Any, int]) -> l
     return own
 
 
-def image_errors(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], threshold: float) -> ImageErrors:
-    """Args: as of `coco_metrics`; boxes are compared, whatever else there is."""
+def image_errors(
+    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], image_ids: Sequence[Any], threshold: float
+) -> ImageErrors:
+    """Args: as of `coco_metrics`, and the ids of the images in the data set's order; boxes are compared, whatever else there
+    is."""
     kept = [row for row in results if row["score"] >= threshold]
     status = coco_evaluation(dict(truth), kept).evaluation.image_diagnostics(iou_thr=ON_OBJECT, score_thr=0.0)
-    data = Boxes(truth, kept)
+    data = Boxes(truth, kept, image_ids)
     errors = ImageErrors(threshold, [], np.zeros(0, bool), [])
     found: dict[int, bool] = {}
     for image in range(len(data.places)):
@@ -157,7 +162,11 @@ def _kind(row: Mapping[str, Any], objects: Sequence[Mapping[str, Any]], overlap:
 
 
 def suspected_labels(
-    truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], errors: ImageErrors, most: int
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    image_ids: Sequence[Any],
+    errors: ImageErrors,
+    most: int,
 ) -> dict[str, list[Marked]]:
     """Kind (`SUSPECTS`) -> the labels that look wrong, most suspect first.
 
@@ -167,7 +176,7 @@ def suspected_labels(
     sure = sorted(
         (m for m in errors.mistakes if (m.score or 0.0) >= confident), key=lambda mistake: -(mistake.score or 0.0)
     )
-    data = Boxes(truth, results)
+    data = Boxes(truth, results, image_ids)
     unsupported = []
     for image in range(len(data.places)):
         objects = [n for n in data.annotations_of[image] if not data.annotations[n].get("iscrowd")]

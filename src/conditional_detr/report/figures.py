@@ -227,7 +227,7 @@ def report_of(
         kinds["masks"] = analyse(truth, own, "segm", resamples, seed)
     boxes = kinds["boxes"]
     threshold = boxes.threshold.threshold if boxes.threshold.threshold >= 0 else 0.5
-    errors = image_errors(truth, own, threshold)
+    errors = image_errors(truth, own, dataset.image_ids, threshold)
     mistakes = np.bincount([m.image for m in errors.mistakes], minlength=len(dataset))
     return Report(
         model=model,
@@ -240,7 +240,7 @@ def report_of(
         confusion=confusion(truth, own, threshold),
         names=list(boxes.thresholds),
         sizes=by_size(truth, errors.found),
-        crowds=by_objects(truth, boxes.done, mistakes),
-        suspects=suspected_labels(truth, own, errors, MOST_SUSPECTS),
+        crowds=by_objects(truth, dataset.image_ids, boxes.done, mistakes),
+        suspects=suspected_labels(truth, own, dataset.image_ids, errors, MOST_SUSPECTS),
         detections=[row for row in own if row["score"] >= threshold],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -87,6 +88,11 @@ def _introduction(report: Report) -> str:
 
 def figure_text(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value < 0 else f"{value:.{digits}f}"
+
+
+def threshold_text(value: float) -> str:
+    """Rounded down, so that the detection at which it was found is still kept."""
+    return "–" if value < 0 else f"{math.floor(value * 1000) / 1000:.3f}"
 
 
 def _between(bounds: tuple[float, float] | None) -> str:
@@ -193,7 +199,7 @@ def _mistakes(report: Report) -> str:
     table = f"<table><tr><th>mistake</th><th class=number>boxes</th><th>which are</th></tr>{cells}</table>"
     return (
         f'<div class="charts">{"".join(parts)}<div>{table}<p class="note">Counted among detections of at least '
-        f"{report.errors.threshold:.2f}, the best threshold over all classes. The gains are of all detections; they do not add up, "
+        f"{threshold_text(report.errors.threshold)}, the best threshold over all classes. The gains are of all detections; they do not add up, "
         "since mending one kind changes what another costs.</p></div></div>"
     )
 
@@ -230,12 +236,13 @@ def _curves(kind: Analysis) -> str:
 
 def _thresholds(kind: Analysis) -> str:
     def cells(name: str, point: OperatingPoint) -> tuple[str, ...]:
-        return name, *(figure_text(value) for value in (point.threshold, point.f1, point.precision, point.recall))
+        figures = (point.f1, point.precision, point.recall)
+        return name, threshold_text(point.threshold), *(figure_text(value) for value in figures)
 
     rows = [cells("all classes", kind.threshold), *(cells(name, point) for name, point in kind.thresholds.items())]
     table = _table(("class", "threshold", "F1", "precision", "recall"), rows)
     use = (
-        f"<p>With <code>--threshold {kind.threshold.threshold:.2f}</code>, precision and recall at IoU 0.5 are in best balance.</p>"
+        f"<p>With <code>--threshold {threshold_text(kind.threshold.threshold)}</code>, precision and recall at IoU 0.5 are in best balance.</p>"
         if kind.threshold.threshold >= 0
         else "<p>No detection is right, so no threshold is better than another.</p>"
     )
@@ -247,14 +254,14 @@ def _calibration(kind: Analysis) -> str:
     found = kind.calibration
     if found["ece"] is None:
         return f"<p>No detection scores {found['least_score']}.</p>"
-    over = sum((one["score"] - one["right"]) * one["count"] for one in found["bins"]) / found["detections"]
-    leaning = (
-        "too sure of itself"
-        if over > 0.02
-        else "surer than it says"
-        if over < -0.02
-        else "neither too sure nor too shy"
-    )
+    sayings = []
+    for part, own in (
+        ("below 0.5", [b for b in found["bins"] if b["high"] <= 0.5]),
+        ("from 0.5 on", [b for b in found["bins"] if b["low"] >= 0.5]),
+    ):
+        if count := sum(one["count"] for one in own):
+            right, said = (sum(one[name] * one["count"] for one in own) / count for name in ("right", "score"))
+            sayings.append(f"those {part} are right in {right:.0%} of all cases and say {said:.0%}")
     words = f"How often detections of a score are right; expected calibration error {found['ece']:.3f}"
     rows = [
         (f"{one['low']:.1f} – {one['high']:.1f}", int(one["count"]), f"{one['score']:.3f}", f"{one['right']:.3f}")
@@ -263,7 +270,7 @@ def _calibration(kind: Analysis) -> str:
     table = _table(("score", "detections", "mean score", "share right"), rows)
     return (
         f"<p>Expected calibration error <b>{found['ece']:.3f}</b>, of {found['detections']:,} detections that score at least "
-        f"{found['least_score']}: on average the model is {leaning}.</p>"
+        f"{found['least_score']}; {', '.join(sayings)}.</p>"
         f'<div class="charts"><div>{charts.reliability(found["bins"], words)}</div><div>{table}<p class="note">On the dashed line, '
         "detections that score 0.7 are right in 70 % of all cases (IoU 0.5).</p></div></div>"
     )
@@ -273,7 +280,7 @@ def _confusion(report: Report) -> str:
     names, matrix = [*report.names, "background"], np.array(report.confusion)
     note = (
         f'<p class="note">Objects by their class (rows), and the class of the detection on them (columns): boxes of at least '
-        f"{report.errors.threshold:.2f}, IoU at least 0.5. The last column counts objects without a detection, the last row detections on no object.</p>"
+        f"{threshold_text(report.errors.threshold)}, IoU at least 0.5. The last column counts objects without a detection, the last row detections on no object.</p>"
     )
     if len(report.names) > MATRIX_CLASSES:
         off = matrix[:-1, :-1] * (1 - np.eye(len(report.names), dtype=int))
@@ -312,7 +319,7 @@ def _sizes(report: Report) -> str:
     chart = charts.bars(sizes, "share that is found", words, most=1.12) if sizes else ""
     return (
         f'<div class="charts"><div><h3>By size</h3>{chart}<p class="note">Root of the area, in pixels of the file; in brackets how many objects. Detections of at least '
-        f"{report.errors.threshold:.2f}, IoU 0.5.</p></div><div><h3>By objects in the image</h3>{crowds}</div></div>"
+        f"{threshold_text(report.errors.threshold)}, IoU 0.5.</p></div><div><h3>By objects in the image</h3>{crowds}</div></div>"
     )
 
 
@@ -329,7 +336,7 @@ def _worst(report: Report, shown: Pictures) -> str:
             parts.append(f'<h3>{kind.capitalize()}: {meaning}</h3><div class="pairs">{"".join(tiles)}</div>')
     if not parts:
         return "<p>No mistakes.</p>"
-    return f'<p class="note">What is meant is marked with a dashed line. Detections of at least {report.errors.threshold:.2f}.</p>{"".join(parts)}'
+    return f'<p class="note">What is meant is marked with a dashed line. Detections of at least {threshold_text(report.errors.threshold)}.</p>{"".join(parts)}'
 
 
 def _suspects(report: Report, shown: Pictures) -> str:
@@ -353,7 +360,11 @@ def _learning(found: Mapping[str, Any] | None) -> str:
     table = _table(("share of the data", "training images", found["name"].replace("_", " ")), rows)
     words = f"{found['name']} over the number of training images"
     chart = charts.learning(
-        [one["images"] for one in found["points"]], [one["figure"] for one in found["points"]], found["fit"], words
+        [one["images"] for one in found["points"]],
+        [one["figure"] for one in found["points"]],
+        found["fit"],
+        found["name"].replace("_", " "),
+        words,
     )
     return f'<p>{text(found["verdict"])}</p><div class="charts"><div>{chart}</div><div>{table}<p class="note">{text(found["caveat"])}</p></div></div>'
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,18 +29,21 @@ def by_size(truth: Mapping[str, Any], found: np.ndarray) -> list[dict[str, Any]]
     ]
 
 
-def by_objects(truth: Mapping[str, Any], done: CocoEvaluation, mistakes: np.ndarray) -> list[dict[str, Any]]:
+def by_objects(
+    truth: Mapping[str, Any], image_ids: Sequence[Any], done: CocoEvaluation, mistakes: np.ndarray
+) -> list[dict[str, Any]]:
     """Of the images with so many objects, AP and what is wrong in each on average.
 
     Args:
+        image_ids: in the data set's order, which `mistakes` has.
         mistakes: (N,) of each image.
     """
-    place = {image["id"]: i for i, image in enumerate(truth["images"])}
+    place = {image_id: i for i, image_id in enumerate(image_ids)}
     objects = np.zeros(len(place), np.int64)
     for annotation in truth["annotations"]:
         objects[place[annotation["image_id"]]] += not annotation.get("iscrowd")
     group = np.searchsorted(COUNTS, objects, side="right") - 1
-    number = np.array([done.images[image["id"]] for image in truth["images"]])
+    number = np.array([done.images[image_id] for image_id in image_ids])
     names = {i: _span(i, COUNTS, whole=True) for i in sorted(set(group.tolist()))}
     figures = done.evaluation.slice_by({name: number[group == i].tolist() for i, name in names.items()})
     rows = []
