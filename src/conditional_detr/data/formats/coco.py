@@ -21,6 +21,7 @@ from .coco_stream import read_stream
 from .entries import BOX, Entries, is_box
 from .format import ALIASES, Format, Found, images_beside, said, split_folders
 from .image_files import exist
+from .index import indexed
 from .json_kinds import COCO_JSON, MOST_FILES, json_kind
 from .polygons import crossing_remark
 
@@ -438,7 +439,15 @@ def _images_of(file: Path) -> Path:
 
 
 def _read(annotations: str | Path, images: str | Path, task: Task, skip_missing_images: bool) -> DetectionDataset:
-    return read_coco(annotations, images, skip_missing_images, masks=task == "instance")
+    path, folder, masks = Path(annotations), Path(images), task == "instance"
+    return indexed(
+        path,
+        folder,
+        None,
+        masks,
+        lambda: read_coco(path, folder, skip_missing_images, masks),
+        ground_truth=ground_truth,
+    )
 
 
 COCO = Format(

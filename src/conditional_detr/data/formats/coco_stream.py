@@ -151,7 +151,7 @@ def _decode(mapped: mmap.mmap, masks: bool) -> Content:
                 raise ValueError  # such as a file that lists its images last
             found.masks.add(self.segmentation, self.id, self.bbox, sizes[self.image_id])
             self.segmentation = None
-            super().__post_init__()
+            Annotation.__post_init__(self)  # msgspec makes the class anew, and super() does not know it
 
     class File(msgspec.Struct):
         images: list[Image]
