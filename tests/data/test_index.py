@@ -211,7 +211,7 @@ def test_both_readers_of_coco_agree_on_damaged_files(folder, task, monkeypatch):
             expected = outcome()
         read_at_once += stream(file, task == "instance") is not None
         assert outcome() == expected
-    assert read_at_once > 10
+    assert read_at_once > 4
 
 
 def test_whatever_the_order_of_its_lists_a_file_is_read_alike(folder):

@@ -148,16 +148,20 @@ def _decode(mapped: mmap.mmap, masks: bool) -> Content:
 
         def __post_init__(self) -> None:
             if found.masks is None or self.bbox is None or self.image_id is None or self.image_id not in sizes:
-                raise ValueError  # such as a file that lists its images last
+                raise ValueError
             found.masks.add(self.segmentation, self.id, self.bbox, sizes[self.image_id])
             self.segmentation = None
             Annotation.__post_init__(self)  # msgspec makes the class anew, and super() does not know it
 
-    class File(msgspec.Struct):
+    class Images(msgspec.Struct):
         images: list[Image]
+
+    class File(Images):
         categories: list[Any]
         annotations: list[Masked if masks else Annotation] = []  # type: ignore[valid-type]  # test sets have none
 
+    if masks:  # their images' sizes are needed, and some files list the images last
+        msgspec.json.decode(mapped, type=Images)
     content = msgspec.json.decode(mapped, type=File)
     if len(found.ids) != len(content.annotations) or (masks and len(sizes) != len(content.images)):
         raise ValueError  # a list is there twice
