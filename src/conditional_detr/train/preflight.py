@@ -36,7 +36,7 @@ from .failures import (
     FirstLossNotFinite,
     LossNotFinite,
     OutOfMemory,
-    gibibytes,
+    amount,
 )
 from .largest import largest_batch, largest_evaluation
 from .peak_memory import begin_peak, memory_in_use, memory_limit, peak_memory
@@ -285,10 +285,10 @@ def _tell(run: Run, found: Findings, seconds: float) -> None:
         how += "; little is left for anything else" if found.peak > NEARLY * found.limit else ""
         say(
             f"preflight: the largest batch, {found.shape} with up to {found.objects} objects an image, takes "
-            f"{gibibytes(found.peak)} of {gibibytes(found.limit)} GiB of memory ({how})"
+            f"{amount(found.peak)} of {amount(found.limit)} of memory ({how})"
         )
     say(
-        f"preflight: {gibibytes(disk_needed(run, found))} GiB of disk for checkpoints and models; both were written and read again"
+        f"preflight: {amount(disk_needed(run, found))} of disk for checkpoints and models; both were written and read again"
     )
     if len(found.losses) > 1 and run.progress.step == 0:
         say(_learning(run, found.losses))
