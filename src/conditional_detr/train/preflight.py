@@ -152,7 +152,7 @@ class _Trial:
         found.shape = tuple(batch.images.shape)
         found.objects = max(len(label["boxes"]) for label in batch.labels)
         found.limit = memory_limit(self.device)
-        points = [] if in_use is None else [(0, in_use)]
+        points = [] if in_use is None else [(0, in_use + self.comes_with_a_step())]
         large = batch.images.numel() > 3 * LARGE and self.device.type == "cpu"
         for n in [n for n in FEW if large and n < count]:
             found.step_seconds = self.tried(batch, n, points) * count / n
@@ -165,6 +165,12 @@ class _Trial:
                 return
         found.step_seconds = self.tried(batch, count, points)
         found.peak, found.estimated = points[-1][1] if points else None, False
+
+    def comes_with_a_step(self) -> int:
+        """Bytes of gradients and, before the first step, of the optimizer's state, however many images there are."""
+        trained = [p for group in self.run.state.optimizer.param_groups for p in group["params"]]
+        once = 1 if self.run.state.optimizer.state else 3  # AdamW has two values a weight
+        return once * sum(p.numel() * p.element_size() for p in trained)
 
     def tried(self, batch: Batch, count: int, points: list[tuple[int, int]]) -> float:
         """Make a step of a batch's first images. Returns the seconds of a micro-batch; adds images and bytes to `points`."""
