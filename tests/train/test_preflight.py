@@ -175,7 +175,7 @@ except PreflightFailed as error:
     )  # fmt: skip
     line = done.stdout.splitlines()[-1]
     assert line.startswith(
-        "preflight: out of memory with the largest batch that the data can make, (8, 3, 1500, 1500)"
+        "preflight: memory does not hold the largest batch that the data can make, (8, 3, 1500, 1500)"
     ), done.stderr
     assert "--accumulate (the same result)" in line and not list((tmp_path / "run").rglob("*.pt"))
 
@@ -189,7 +189,7 @@ def test_memory_is_told_from_fewer_images_before_it_is_full(scenes, tmp_path, mo
         module._Trial, "timed", lambda self, parts: tried.append(len(parts[0].images)) or timed(self, parts)
     )
     monkeypatch.setattr(module, "memory_limit", lambda device: 2**20)
-    with pytest.raises(PreflightFailed, match=r"\(8, 3, 96, 96\).*some \d+ MiB of 1 MiB"):
+    with pytest.raises(PreflightFailed, match=r"\(8, 3, 96, 96\).*some \d+ MiB, and there are 1 MiB"):
         train(small_recipe(scenes, tmp_path / "run", preflight=True))
     assert tried == [1, 2]
 

@@ -161,12 +161,23 @@ class BatchTooLarge(PreflightFailed):
         objects: of its fullest image.
         needed: bytes that it would take, where that is known without trying.
         limit: bytes that there are, likewise.
+        tried: the shape of the micro-batch that memory did not hold.
     """
 
-    def __init__(self, shape: Sequence[int], objects: int, needed: int | None = None, limit: int | None = None) -> None:
-        why = "" if needed is None or limit is None else f" (some {amount(needed)} of {amount(limit)})"
+    def __init__(
+        self,
+        shape: Sequence[int],
+        objects: int,
+        needed: int | None = None,
+        limit: int | None = None,
+        tried: Sequence[int] = (),
+    ) -> None:
+        if tried and tuple(tried) != tuple(shape):
+            why = f" (one of {tuple(tried)} was too much already)"
+        else:
+            why = "" if needed is None or limit is None else f" (some {amount(needed)}, and there are {amount(limit)})"
         super().__init__(
-            f"out of memory with the largest batch that the data can make, {tuple(shape)} with up to {objects} objects an "
+            f"memory does not hold the largest batch that the data can make, {tuple(shape)} with up to {objects} objects an "
             f"image{why}: take {LESS_MEMORY_SAME_RESULT}; or {LESS_MEMORY}"
         )
 
