@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,13 +14,26 @@ from ..files import write_atomically
 from ..predict.draw import contact_sheet, draw_detections
 from ..results.named import Detection
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 BATCH_SHOWN = 16  # images of a training batch
 SMOOTHED = 40  # parts of a curve: each point is the mean over one of them
 COLOURS = {"PQ": "#5a7d3a", "mask_AP": "#7b4f9d", "AP": "#b5482a", "AP50": "#d9a441"}
 
 
 def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the losses of classes and boxes by epoch, in training and on the validation set, and the figures there.
+    """Write the curves of a run as a picture; nothing where it has not trained yet. rows: of `log.jsonl`."""
+    if (figure := curves(rows)) is not None:
+        from matplotlib import pyplot as plt
+
+        write_atomically(path, lambda beside: figure.savefig(beside, dpi=110, format="png"))
+        plt.close(figure)
+
+
+def curves(rows: Sequence[dict[str, Any]]) -> Figure | None:
+    """The losses of classes and boxes by epoch, in training and on the validation set, and the figures there; None without
+    training. The caller closes the figure.
 
     Args:
         rows: of `log.jsonl`.
@@ -28,7 +41,7 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     train = [row for row in rows if row["kind"] == "train"]
     evaluated = [row for row in rows if row["kind"] == "eval"]
     if not train:
-        return
+        return None
     import matplotlib
 
     matplotlib.use("Agg")
@@ -70,8 +83,7 @@ def draw_curves(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False, fontsize=8)
-    write_atomically(path, lambda beside: figure.savefig(beside, dpi=110, format="png"))
-    plt.close(figure)
+    return figure
 
 
 def _curve(rows: Iterable[dict[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
