@@ -13,7 +13,7 @@ from . import charts
 from .bootstrap import CONFIDENCE
 from .errors import KINDS, SUSPECTS
 from .figures import Analysis, Report
-from .pictures import Pictures, said_of
+from .pictures import MOST_FOUND, Pictures, said_of
 from .thresholds import OperatingPoint
 
 WORST = 4  # images of each kind of mistake
@@ -281,7 +281,7 @@ def _confusion(report: Report) -> str:
     names, matrix = [*report.names, "background"], np.array(report.confusion)
     note = (
         f'<p class="note">Objects by their class (rows), and the class of the detection on them (columns): boxes of at least '
-        f"{threshold_text(report.errors.threshold)}, IoU at least 0.5. The last column counts objects without a detection, the last row detections on no object.</p>"
+        f"{threshold_text(report.errors.threshold)}, IoU at least 0.5. The last column counts objects without a detection, the last row detections on no object, or on one that has a detection already.</p>"
     )
     if len(report.names) > MATRIX_CLASSES:
         off = matrix[:-1, :-1] * (1 - np.eye(len(report.names), dtype=int))
@@ -337,7 +337,7 @@ def _worst(report: Report, shown: Pictures) -> str:
             parts.append(f'<h3>{kind.capitalize()}: {meaning}</h3><div class="pairs">{"".join(tiles)}</div>')
     if not parts:
         return "<p>No mistakes.</p>"
-    return f'<p class="note">What is meant is marked with a dashed line. Detections of at least {threshold_text(report.errors.threshold)}.</p>{"".join(parts)}'
+    return f'<p class="note">What is meant is marked with a dashed line. At most {MOST_FOUND} detections of an image, of at least {threshold_text(report.errors.threshold)}.</p>{"".join(parts)}'
 
 
 def _suspects(report: Report, shown: Pictures) -> str:
