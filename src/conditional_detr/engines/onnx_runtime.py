@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..messages import shown
+from ..messages import one_line
 from .engine import Arrays, installed
 
 
@@ -40,4 +40,5 @@ class OnnxRuntimeEngine:
 
 
 def _reason(error: Exception) -> str:
-    return shown(str(error).rpartition("]")[2])
+    """Its message without its codes, "[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : "."""
+    return one_line(str(error).rpartition(" : ")[2])[:200]
