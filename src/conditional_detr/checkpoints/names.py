@@ -154,9 +154,9 @@ def to_disk(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
 
 def to_original(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """Rename the weights of a detector or segmentation model from C to A, packing queries, keys and values where the
-    original does."""
+    original does. Those of an adapter that is on some of the three only keep their names."""
     renamed: dict[str, Tensor] = {}
-    thirds: dict[str, dict[str, Tensor]] = {}
+    thirds: dict[str, dict[str, tuple[str, Tensor]]] = {}
     for full_name, tensor in state.items():
         prefix, name = _split(full_name, table)
         for row in table.rows:
@@ -166,10 +166,12 @@ def to_original(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]
                 break
         name = (ORIGINAL_DETECTOR_PREFIX if prefix else "") + name
         if name.endswith("]"):
-            thirds.setdefault(name[:-3], {})[name[-2]] = tensor
+            thirds.setdefault(name[:-3], {})[name[-2]] = (full_name, tensor)
         else:
             renamed[name] = tensor
-    renamed.update({name: torch.cat([parts[slot] for slot in SLOTS]) for name, parts in thirds.items()})
+    for name, parts in thirds.items():
+        whole = len(parts) == len(SLOTS)
+        renamed.update({name: torch.cat([parts[slot][1] for slot in SLOTS])} if whole else dict(parts.values()))
     return renamed
 
 
