@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from ..messages import printable
@@ -79,7 +80,7 @@ def _serve(values: dict[str, Any]) -> None:
                 f"anyone who reaches {host} may send pictures: set {TOKEN_VARIABLE} to ask for a token", file=sys.stderr
             )
         shown = f"[{host}]" if ":" in host else host
-        app = make_app(detector, printable(values["model"]), limits, token)
+        app = make_app(detector, _model_name(values["model"]), limits, token)
         all_answered = run_server(
             app,
             listener,
@@ -87,6 +88,12 @@ def _serve(values: dict[str, Any]) -> None:
             lambda: print(f"{detector}\nlistening on http://{shown}:{port}  (Ctrl-C stops)", flush=True),
         )
     print("stopped; every request that was accepted has been answered" if all_answered else "stopped at once")
+
+
+def _model_name(model: str) -> str:
+    """A model's name for strangers: of a path, its end alone."""
+    path = Path(model)
+    return printable("/".join(path.resolve().parts[-2:])) if path.exists() else model
 
 
 def _check_installed() -> None:

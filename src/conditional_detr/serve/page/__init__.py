@@ -11,9 +11,11 @@ def _hash(text: str) -> str:
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii") + "'"
 
 
-_STYLE, _SCRIPT, _BODY = (
-    files(__name__).joinpath(n).read_text(encoding="utf-8") for n in ("page.css", "page.js", "page.html")
+_STYLE, _DRAWING, _CONTROLS, _BODY = (
+    files(__name__).joinpath(name).read_text(encoding="utf-8")
+    for name in ("page.css", "draw.js", "page.js", "page.html")
 )
+_SCRIPT = _DRAWING + _CONTROLS
 _PAGE = _BODY.replace("/* page.css */", _STYLE).replace("/* page.js */", _SCRIPT)
 
 # The style and the script above alone, pictures that the page itself has made, and this server.
