@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 
 from .limits import Limits
 
@@ -62,8 +65,11 @@ def run(app: FastAPI, listener: socket.socket, limits: Limits, ready: Callable[[
     Returns:
         Whether everything was answered; a second Ctrl-C leaves the rest.
     """
+    # What callers send wrong is answered, not logged: it would be theirs to fill the log.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is `Limits.pixels`
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, ws="none", lifespan="on", server_header=False,
+        app, log_config=None, log_level="error", access_log=False, ws="none", lifespan="on", server_header=False,
         limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=round(2 * limits.seconds) + 5,
     )  # fmt: skip
     server = _Server(config, ready)
