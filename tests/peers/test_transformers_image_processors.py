@@ -75,8 +75,9 @@ IMPORTS = {
     ),
     "    get_image_processor_class_from_name,\n": "",
     "from transformers.processing_utils import ImagesKwargs\n": (
-        "from transformers.processing_utils import ImagesKwargs\nimport conditional_detr.transformers\n"
-        "get_image_processor_class_from_name = vars(conditional_detr.transformers).get\n"
+        "from transformers.processing_utils import ImagesKwargs\n"
+        "import functools, conditional_detr.transformers\n"
+        "get_image_processor_class_from_name = functools.partial(getattr, conditional_detr.transformers)\n"
     ),
 }
 
