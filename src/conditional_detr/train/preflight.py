@@ -160,7 +160,7 @@ class _Trial:
         found.shape = tuple(batch.images.shape)
         found.objects = max(len(label["boxes"]) for label in batch.labels)
         found.limit = memory_limit(self.device)
-        points = [] if in_use is None else [(0, in_use + self.comes_with_a_step())]
+        points = [] if in_use is None else [(0, in_use + self.trained_bytes() + self.optimizer_to_come())]
         large = batch.images.numel() > 3 * LARGE and self.device.type == "cpu"
         for n in [n for n in FEW if large and n < count]:
             found.step_seconds = self.tried(batch, n, points) * count / n
@@ -176,11 +176,14 @@ class _Trial:
             found.step_seconds = self.tried(batch, count, points)
         found.peak, found.estimated = points[-1][1] if points else None, False
 
-    def comes_with_a_step(self) -> int:
-        """Bytes of gradients and, before the first step, of the optimizer's state, however many images there are."""
+    def trained_bytes(self) -> int:
+        """Of the weights that are trained, and as many of their gradients, however many images there are."""
         trained = [p for group in self.run.state.optimizer.param_groups for p in group["params"]]
-        once = 1 if self.run.state.optimizer.state else 3  # AdamW has two values a weight
-        return once * sum(p.numel() * p.element_size() for p in trained)
+        return sum(p.numel() * p.element_size() for p in trained)
+
+    def optimizer_to_come(self) -> int:
+        """Bytes that the first step will add to AdamW's state: two values a weight."""
+        return 0 if self.run.state.optimizer.state else 2 * self.trained_bytes()
 
     def tried(self, batch: Batch, count: int, points: list[tuple[int, int]]) -> float:
         """Make a step of a batch's first images. Returns the seconds of a micro-batch; adds images and bytes to `points`."""
@@ -255,7 +258,7 @@ class _Trial:
             # Of a run that is continued, what will be written again is there already.
             there = sum(_size(run.output / name) for name in (scratch.name, "checkpoints", "best", "model"))
             free = shutil.disk_usage(scratch).free + there
-            return (path.stat().st_size, _size(scratch / "model"), free), None
+            return (path.stat().st_size + self.optimizer_to_come(), _size(scratch / "model"), free), None
 
         (found.checkpoint, found.model, free), _ = run.processes.from_first(save)
         if disk_needed(run, found) > free:
