@@ -48,7 +48,9 @@ def curves(rows: Sequence[dict[str, Any]]) -> Figure | None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
+    scored = [row for row in evaluated if "AP" in row]
+    parts = 3 if scored else 2
+    figure, axes = plt.subplots(1, parts, figsize=(4.6 * parts, 3.6), constrained_layout=True)
     losses = (
         (axes[0], "Class loss", {"loss_ce": ("", "#3b6ea5")}),
         (axes[1], "Box losses", {"loss_bbox": ("L1", "#3b6ea5"), "loss_giou": ("1 - GIoU", "#5a7d3a")}),
@@ -68,11 +70,11 @@ def curves(rows: Sequence[dict[str, Any]]) -> Figure | None:
                 axis.plot(epochs_seen, seen, "o--", color=colour, markersize=3, label=f"{label} validation".strip())
             tops += [np.quantile(values, 0.98), max(means[1]), *seen]  # the first steps may be far above the rest
         axis.set(title=title, ylim=(0, 1.05 * max(tops, default=1.0) or 1.0))
-    scored = [row for row in evaluated if "AP" in row]
-    for name in [name for name in COLOURS if scored and name in scored[-1]]:
-        axes[2].plot(*_curve(scored, name), "o-", color=COLOURS[name], label=name.replace("_", " "), markersize=3)
-    best = max((value for name in COLOURS for value in _curve(scored, name)[1]), default=0.0)
-    axes[2].set(title="Validation set", ylim=(0, min(1.0, 1.15 * best) or 1.0))
+    if scored:
+        for name in [name for name in COLOURS if name in scored[-1]]:
+            axes[2].plot(*_curve(scored, name), "o-", color=COLOURS[name], label=name.replace("_", " "), markersize=3)
+        best = max((value for name in COLOURS for value in _curve(scored, name)[1]), default=0.0)
+        axes[2].set(title="Validation set", ylim=(0, min(1.0, 1.15 * best) or 1.0))
     last = max(row["epoch"] for row in rows)
     for axis in axes:
         axis.set(xlabel="epoch", xlim=(0, last * 1.02))
