@@ -85,6 +85,7 @@ def plan(model: Path, data: str, shares: str, output: Path) -> Plan:
             val_images=str(val_set.image_folder),
             output=str(folder / "run"),
             resume="auto",
+            preflight=False,  # more data was trained on already
             **_as_many_steps(recipe, share),
         )
     return Plan(recipes, images, _seconds_of(model), own)
