@@ -103,7 +103,7 @@ def _furnish(folder):
     Image.open(folder / "photos/000001.png").save(folder / "photo.jpg")
     panoptic = ConditionalDetrForSegmentation(small_config(is_thing=[True, True, False]))
     models = {
-        "runs/demo/model": small_model(),
+        "runs/demo/model": small_model(id2label=dict(enumerate(("circle", "square", "triangle")))),
         "runs/demo_panoptic/model": panoptic,
         "microsoft/conditional-detr-resnet-50": small_model(),
     }
