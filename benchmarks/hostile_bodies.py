@@ -16,6 +16,7 @@ from PIL import Image
 from .http_client import as_json, multipart, post
 
 BODY_LIMIT = 32 * 2**20
+ZEROS, TEXT = (zlib.compress(bytes(size), 6) for size in (20_000_000, 80_000_000))
 
 
 def picture(kind: str, side: int = 200, seed: int = 0) -> bytes:
@@ -36,19 +37,18 @@ def png(width: int, height: int, rows: bytes, *more: tuple[bytes, bytes]) -> byt
 def file_kinds() -> dict[str, Callable[[random.Random], bytes]]:
     """Files that are no good pictures, by what is wrong with them."""
     good = {kind: picture(kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")}
-    zeros = zlib.compress(bytes(20_000_000), 9)
     return {
         "cut short": lambda r: (data := good[r.choice(["JPEG", "PNG", "GIF", "BMP"])])[: r.randrange(len(data) // 2)],
         "noise": lambda r: r.randbytes(r.randrange(1, 5000)),
         "empty": lambda r: b"",
         "a head and noise": lambda r: good["PNG"][:60] + r.randbytes(2000),
-        "a picture of ten thousand megapixels": lambda r: png(100_000, 100_000, zeros),
-        "a bomb of pixels": lambda r: png(r.randrange(20_000, 30_000), 5000, zeros),
+        "a picture of ten thousand megapixels": lambda r: png(100_000, 100_000, ZEROS),
+        "a bomb of pixels": lambda r: png(r.randrange(20_000, 30_000), 5000, ZEROS),
         "a JPEG of four thousand megapixels": lambda r: good["JPEG"].replace(
             b"\x00\x11\x08\x00\xc8\x00\xc8", b"\x00\x11\x08\xff\xdc\xff\xdc"
         ),
-        "a bomb of text": lambda r: png(9, 9, b"", (b"zTXt", b"a\0\0" + zlib.compress(bytes(200_000_000), 9))),
-        "a bomb of pixels with EXIF after it": lambda r: png(60_000, 900, zeros, (b"eXIf", b"MM\0*\0\0\0\x08")),
+        "a bomb of text": lambda r: png(9, 9, b"", (b"zTXt", b"a\0\0" + TEXT)),
+        "a bomb of pixels with EXIF after it": lambda r: png(60_000, 900, ZEROS, (b"eXIf", b"MM\0*\0\0\0\x08")),
         "a program": lambda r: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n{} loop\n",
         "a document": lambda r: b"%PDF-1.7\n" + r.randbytes(200),
         "a page": lambda r: b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",

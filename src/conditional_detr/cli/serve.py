@@ -56,8 +56,7 @@ def _parser() -> CommandParser:
 def _serve(values: dict[str, Any]) -> None:
     _check_installed()
     from ..serve.limits import Limits
-    from ..serve.run import bound_socket
-    from ..serve.run import run as run_server
+    from ..serve.run import HttpServer, bound_socket
 
     listener = bound_socket(values["host"], values["port"])
     with listener:
@@ -79,15 +78,13 @@ def _serve(values: dict[str, Any]) -> None:
             print(
                 f"anyone who reaches {host} may send pictures: set {TOKEN_VARIABLE} to ask for a token", file=sys.stderr
             )
-        shown = f"[{host}]" if ":" in host else host
         app = make_app(detector, _model_name(values["model"]), limits, token)
-        all_answered = run_server(
-            app,
-            listener,
-            limits,
-            lambda: print(f"{detector}\nlistening on http://{shown}:{port}  (Ctrl-C stops)", flush=True),
+        address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        server = HttpServer(
+            app, limits, lambda: print(f"{detector}\nlistening on {address}  (Ctrl-C stops)", flush=True)
         )
-    print("stopped; every request that was accepted has been answered" if all_answered else "stopped at once")
+        server.serve_on(listener)
+    print("stopped at once" if server.force_exit else "stopped; every request that was accepted has been answered")
 
 
 def _model_name(model: str) -> str:
@@ -99,8 +96,8 @@ def _model_name(model: str) -> str:
 def _check_installed() -> None:
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
         import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise RuntimeError(f'{error.name} is not installed: pip install "conditional-detr[serve]"') from None

@@ -81,7 +81,7 @@ class Server:
 
     def check_token(self, request: Request) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if self.token and not hmac.compare_digest(given.encode(), self.token.encode()):
+        if self.token and not hmac.compare_digest(given.encode("latin-1"), self.token.encode()):
             raise Refusal(401, "give the token of this server: Authorization: Bearer TOKEN")
 
     async def detect(self, request: Request, threshold: float) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ class Batcher:
             if self._closed:
                 raise Refusal(503, "the server is stopping", retry_after=5)
             if len(self._waiting) + len(pictures) > self.most_waiting:
-                self._waiting = [waiting for waiting in self._waiting if not waiting.request.answer.cancelled()]
+                self._waiting = [waiting for waiting in self._waiting if not waiting.request.answer.done()]
             if len(self._waiting) + len(pictures) > self.most_waiting:
                 seconds = max(1, math.ceil(len(self._waiting) * self._seconds_a_picture))
                 raise Refusal(503, f"{len(self._waiting)} pictures wait already; try again", retry_after=seconds)
@@ -120,12 +120,14 @@ class Batcher:
             taken: list[_Waiting] = []
             try:
                 self._run(threshold, taken)
-            except Exception as error:
+            except Exception:
                 logger.exception("the model failed on %d pictures", len(taken))
                 for waiting in taken:
-                    if waiting.request.left and waiting.request.answer.set_running_or_notify_cancel():
-                        waiting.request.left = 0
-                        waiting.request.answer.set_exception(error)
+                    left, waiting.request.left = waiting.request.left, 0
+                    if left and waiting.request.answer.set_running_or_notify_cancel():
+                        waiting.request.answer.set_exception(
+                            Refusal(500, "the model failed; the server's log says why")
+                        )
 
     def _run(self, threshold: float, taken: list[_Waiting]) -> None:
         """Run the model for as long as pictures wait; on a CPU one batch, whose results would be held back by the next."""
@@ -135,15 +137,15 @@ class Batcher:
             model, self.detector.processor.preprocessing, self._batches(threshold, taken),
             threshold=threshold, task=self.task,
         ):  # fmt: skip
-            for index, message in batch.unreadable:
-                _answer(taken[index], message)
-            for index, found in zip(batch.indices, results, strict=True):
-                _answer(taken[index], Found(taken[index].picture.size, named_detections(found, names)))
             seconds, started = time.perf_counter() - started, time.perf_counter()
             if count := len(batch.indices):
                 self.metrics.batch(count, seconds)
                 before = self._seconds_a_picture or seconds / count
                 self._seconds_a_picture = 0.9 * before + 0.1 * seconds / count
+            for index, message in batch.unreadable:
+                _answer(taken[index], message)
+            for index, found in zip(batch.indices, results, strict=True):
+                _answer(taken[index], Found(taken[index].picture.size, named_detections(found, names)))
 
     def _batches(self, threshold: float, taken: list[_Waiting]) -> Iterator[PreparedBatch]:
         while own := self._take(threshold):
@@ -167,7 +169,7 @@ class Batcher:
         threshold."""
         model = self.detector.model
         with self._changed:
-            self._waiting = [waiting for waiting in self._waiting if not waiting.request.answer.cancelled()]
+            self._waiting = [waiting for waiting in self._waiting if not waiting.request.answer.done()]
             if not self._waiting or self._waiting[0].request.threshold != threshold:
                 return []
             near = [waiting for waiting in self._waiting if waiting.request.threshold == threshold][:WINDOW]

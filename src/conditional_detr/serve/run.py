@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -44,38 +45,40 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return made
 
 
-class _Server(uvicorn.Server):
-    """Says when it hears."""
+class HttpServer(uvicorn.Server):
+    """Says when it hears, and loses nothing that has arrived when it stops.
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    Args:
+        ready: called when requests are heard.
+    """
+
+    def __init__(self, app: FastAPI, limits: Limits, ready: Callable[[], None]) -> None:
+        config = uvicorn.Config(
+            app, log_config=None, log_level="error", access_log=False, ws="none", lifespan="on", server_header=False,
+            limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=round(2 * limits.seconds) + 5,
+        )  # fmt: skip
         super().__init__(config)
         self.ready = ready
+
+    def serve_on(self, listener: socket.socket) -> None:
+        """Serve until a signal asks to stop; then answer what was accepted. A second Ctrl-C leaves the rest, and sets
+        `force_exit`."""
+        # What callers send wrong is answered, not logged: it would be theirs to fill the log.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is `Limits.pixels`
+                self.run([listener])
+        except KeyboardInterrupt:  # the signal again, once it has been obeyed
+            if not self.started:
+                raise
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.ready()
 
-
-def run(app: FastAPI, listener: socket.socket, limits: Limits, ready: Callable[[], None]) -> bool:
-    """Serve until a signal asks to stop; then answer what was accepted.
-
-    Args:
-        ready: called when requests are heard.
-
-    Returns:
-        Whether everything was answered; a second Ctrl-C leaves the rest.
-    """
-    # What callers send wrong is answered, not logged: it would be theirs to fill the log.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is `Limits.pixels`
-    config = uvicorn.Config(
-        app, log_config=None, log_level="error", access_log=False, ws="none", lifespan="on", server_header=False,
-        limit_concurrency=MOST_CONNECTIONS, timeout_graceful_shutdown=round(2 * limits.seconds) + 5,
-    )  # fmt: skip
-    server = _Server(config, ready)
-    try:
-        server.run([listener])
-    except KeyboardInterrupt:  # the signal again, once it has been obeyed
-        if not server.started:
-            raise
-    return not server.force_exit
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0.2)  # what has arrived in sockets becomes requests, which are waited for
+        await super().shutdown(sockets)
