@@ -56,7 +56,8 @@ def _parser() -> CommandParser:
 
 def _export(values: dict[str, Any]) -> None:
     from ..data.splits import read_split
-    from ..export.export import certificate_path, export
+    from ..export.certificate import certificate_name
+    from ..export.export import export
     from ..images.find import find_images
 
     folder, split, shares = (values.pop(name) for name in ("data", "split", "shares"))
@@ -70,4 +71,4 @@ def _export(values: dict[str, Any]) -> None:
     if made.figures:
         before, after = (made.figures[when].get("AP", -1.0) for when in ("before", "after"))
         print(f"AP {before:.4f} before, {after:.4f} after")
-    print(f"{printable(output)}, by {made.engine}; what was compared is in {printable(certificate_path(output))}")
+    print(f"{printable(output)}, by {made.engine}; what was compared is in {printable(certificate_name(output))}")

@@ -116,6 +116,11 @@ class Certificate:
         }
 
 
+def certificate_name(output: Path) -> Path:
+    """The file in which an exported one's certificate is."""
+    return output.with_name(f"{output.name}.certificate.json")
+
+
 def compare(
     model: ObjectDetectionModel | SegmentationModel,
     exported: ExportedModel,

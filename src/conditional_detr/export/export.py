@@ -28,7 +28,7 @@ from ..models.family import family_of
 from ..models.segmenter import SegmentationModel
 from ..processors.auto_processor import image_processor_of
 from ..processors.image_processor import DetectionImageProcessor
-from .certificate import BOUNDS, Certificate, compare
+from .certificate import BOUNDS, Certificate, certificate_name, compare
 from .formats import OPSET, OPSETS, SUFFIXES, WRITERS
 from .graph import Graph, Interface
 
@@ -137,7 +137,7 @@ def export_model(
             say("scoring it")
             certificate.figures = {"before": before, "after": _figures(exported, processor, data)}
         _put(file if SUFFIXES[format] else folder, output, Path(beside))
-    write_json(certificate_path(output), certificate.to_dict(output))
+    write_json(certificate_name(output), certificate.to_dict(output))
     return certificate
 
 
@@ -146,13 +146,9 @@ def _figures(model: AnyModel, processor: DetectionImageProcessor, data: Detectio
     return {} if metrics is None else metrics.summary
 
 
-def certificate_path(output: Path) -> Path:
-    return output.with_name(f"{output.name}.certificate.json")
-
-
 def _put(made: Path, output: Path, spare: Path) -> None:
     """Move a file or a folder into place; the old certificate goes first, so that none stands beside another file."""
-    certificate_path(output).unlink(missing_ok=True)
+    certificate_name(output).unlink(missing_ok=True)
     if output.is_dir():  # no folder can be renamed over another
         os.replace(output, spare / "old")
     os.replace(made, output)

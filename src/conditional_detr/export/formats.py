@@ -62,14 +62,21 @@ def write_openvino(graph: Graph, metadata: Mapping[str, str], folder: Path, opse
     Raises:
         ValueError: see `write_onnx`.
     """
-    openvino = installed("openvino", "openvino")
+    installed("openvino", "openvino")
     between = write_onnx(graph, {}, folder, opset)
-    model = openvino.convert_model(between)
+    path = openvino_of_onnx(between, metadata, folder)
+    between.unlink()
+    return path
+
+
+def openvino_of_onnx(file: Path, metadata: Mapping[str, str], folder: Path) -> Path:
+    """OpenVINO's two files of an ONNX file."""
+    openvino = installed("openvino", "openvino")
+    model = openvino.convert_model(file)
     for name, value in metadata.items():
         model.set_rt_info(value, [OPENVINO_ENTRY, name])
     path = folder / f"model{OPENVINO}"
     openvino.save_model(model, path, compress_to_fp16=False)
-    between.unlink()
     return path
 
 
