@@ -39,11 +39,16 @@ class PretrainedModel(nn.Module):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
-        if not isinstance(config, self.config_class):
-            raise ValueError(
-                f"{type(self).__name__} is built from a {self.config_class.__name__}, got a {type(config).__name__}"
-            )
-        self.config = config
+        self.config = self._own_config(config)
+
+    @classmethod
+    def _own_config(cls, config: Any) -> DetectionConfig:
+        """A configuration as it is, or the one of the same values for transformers' of the same family."""
+        if isinstance(config, cls.config_class):
+            return config
+        if getattr(config, "model_type", None) == cls.config_class.model_type and hasattr(config, "to_dict"):
+            return cls.config_class.from_dict(config.to_dict())
+        raise ValueError(f"{cls.__name__} is built from a {cls.config_class.__name__}, got a {type(config).__name__}")
 
     @property
     def fields(self) -> DetectionConfig:
@@ -120,6 +125,7 @@ class PretrainedModel(nn.Module):
         token: str | bool | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
+        subfolder: str = "",
         **overrides: Any,
     ) -> Self:
         """Load a model, in evaluation mode.
@@ -133,6 +139,7 @@ class PretrainedModel(nn.Module):
             device_map: the device to load to; "auto" for the best there is.
             ignore_mismatched_sizes: build weights whose shape differs anew instead of refusing.
             revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub` takes them.
+            subfolder: of the folder or repository, where the files are.
             overrides: replace values of the configuration. `num_labels=` or `id2label=` with other classes than the
                 checkpoint's swap the classifier, `num_queries=` the object queries; both are announced. Of a file that
                 says nothing of itself, `num_queries=` that divides its object queries says that they are groups, and
@@ -152,9 +159,12 @@ class PretrainedModel(nn.Module):
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
+            subfolder=subfolder,
         )
         described = ""
-        if config is None:
+        if config is not None:
+            config = cls._own_config(config)
+        else:
             config = checkpoint.config(cls.config_class, overrides)
             described = checkpoint.config_name
         weights, dtype = in_dtype(first_group(checkpoint, config.num_queries), dtype)

@@ -17,6 +17,7 @@ from typing_extensions import Self
 from .. import families
 from ..checkpoints.checkpoint import Checkpoint
 from ..config import OUTPUT_STRIDES, WHOLE_NUMBERS, DetectionConfig, logger, without_stale_ids
+from ..messages import shown
 
 CLASSES = ("num_labels", "id2label", "category_ids", "is_thing")
 
@@ -90,7 +91,14 @@ class OwnFields:
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **options: Any) -> Any:
-        """As transformers has it; what the data set says of classes that others replace is dropped, and this is logged."""
+        """As transformers has it; what the data set says of classes that others replace is dropped, and this is logged.
+
+        Raises:
+            ValueError: they are of another model.
+        """
+        kind = config_dict.get("model_type", cls.own_class.model_type)
+        if kind != cls.own_class.model_type:
+            raise ValueError(f"a configuration of model_type {shown(kind)} is not a {cls.__name__}")
         given = {name: options[name] for name in CLASSES if name in options}
         left = without_stale_ids({**config_dict, **given}, config_dict.get("id2label"), set(given))
         kept = {name: value for name, value in config_dict.items() if name not in CLASSES or name in left}
