@@ -15,12 +15,15 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/cdetr demo
 
+# Two tests at a time and more where there are cores: each computes with one thread.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # What hangs on how a processor computes, as older ones do (AVX2 without AVX-512; SSE 4.1) and, where models are computed,
 # with several threads: `make test` computes on one. Three quarters of the tests are text, files and signals, and the same everywhere.
-NUMERIC := $(BIN)/python -m pytest -m "numeric and not network and not slow"
+NUMERIC := $(PYTEST) -m "numeric and not network and not slow"
 
 test-processors: setup
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 $(NUMERIC)
