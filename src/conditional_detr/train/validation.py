@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Task
+from ..data.dataset import DetectionDataset
 from ..evaluate.evaluation import HEADLINE, Metrics, evaluate
 from ..files import read_json, write_json
 from ..models.detector import ObjectDetectionModel
@@ -30,27 +31,19 @@ def validation_is_due(run: Run) -> bool:
 
 
 def validate(run: Run) -> None:
-    """Evaluate, keep the model if it is the best so far, and save.
+    """Evaluate, keep the model if it is the best so far, and save. Without validation data only the curves are drawn.
 
     Raises:
         Interrupted, LoadingEndedInEvaluation: nothing is lost; the evaluation is done again on resuming.
     """
-    recipe, state = run.recipe, run.state
+    state = run.state
+    if run.val_set is None:
+        state.progress.evaluated_step = state.progress.step
+        return run.log.draw_curves()
     # The checkpoint, too, has the first process's statistics.
     run.processes.take_from_first([*state.model.buffers(), *([] if state.average is None else state.average.buffers())])
     try:
-        metrics = evaluate(
-            state.evaluated_model,
-            run.processor,
-            run.val_set,
-            batch_size=recipe.eval_batch_size,
-            workers=worker_count(recipe.workers),
-            skip_bad=recipe.skip_bad_images,
-            precision=PRECISIONS[recipe.precision],
-            stop=lambda: run.stop.signal,
-            losses=len(run.val_set.boxes) > 0,
-            picture=run.output / "validation.jpg",
-        )
+        metrics = evaluate_on(run, run.val_set, run.output / "validation.jpg")
     except Interrupted as stopped:
         raise stopped_before_saving(stopped.signal, run.output) from None
     except WorkerDied as error:
@@ -61,6 +54,27 @@ def validate(run: Run) -> None:
     run.save()
     if run.processes.alone and run.stop.signal:
         raise stopped_before_saving(run.stop.signal, run.output)
+
+
+def evaluate_on(run: Run, dataset: DetectionDataset, picture: Path) -> Metrics | None:
+    """Evaluate the run's model as it is now; see `evaluate`.
+
+    Args:
+        picture: where some of the images are drawn.
+    """
+    recipe = run.recipe
+    return evaluate(
+        run.state.evaluated_model,
+        run.processor,
+        dataset,
+        batch_size=recipe.eval_batch_size,
+        workers=worker_count(recipe.workers),
+        skip_bad=recipe.skip_bad_images,
+        precision=PRECISIONS[recipe.precision],
+        stop=lambda: run.stop.signal,
+        losses=len(dataset.boxes) > 0,
+        picture=picture,
+    )
 
 
 def _record(run: Run, metrics: Metrics) -> None:
@@ -76,7 +90,7 @@ def _record(run: Run, metrics: Metrics) -> None:
         progress.best, progress.best_step, progress.evaluations_since_best = metrics.headline, progress.step, 0
         run.log.best = best_so_far(run.recipe.task, progress)
         if run.processes.is_first:
-            _write_model(run, run.output / "best", run.state.evaluated_model, summary)
+            write_model(run, run.output / "best", run.state.evaluated_model, summary)
             write_json(run.output / "best" / "metrics.json", {"step": progress.step, **metrics.to_dict()})
 
 
@@ -85,7 +99,7 @@ def best_so_far(task: Task, progress: Progress) -> str:
     return f"best {HEADLINE[task].replace('_', ' ')} {progress.best:.3f}" if progress.best >= 0 else ""
 
 
-def _write_model(
+def write_model(
     run: Run, folder: Path, model: ObjectDetectionModel | SegmentationModel, summary: dict[str, Any]
 ) -> None:
     """Write a model and its processor; the figures go into its card."""
@@ -107,7 +121,7 @@ def finish(run: Run) -> dict[str, Any]:
         if run.progress.best >= 0 and (best / "config.json").is_file():
             model = type(run.state.model).from_pretrained(best)
             summary = read_json(best / "metrics.json")
-        _write_model(run, run.output / "model", model, summary)
+        write_model(run, run.output / "model", model, summary)
         write_json(run.output / "metrics.json", summary)
         run.log.draw_curves()
     bad, mismatched = run.progress.bad_images, run.progress.mismatched_sizes

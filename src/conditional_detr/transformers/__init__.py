@@ -34,13 +34,39 @@ _HOMES = {
         "DetrModel",
     ),
     "auto": ("AutoConfig", "AutoModel", "AutoModelForImageSegmentation", "AutoModelForObjectDetection"),
+    "auto_processor": ("AutoImageProcessor",),
+    "image_processor": (
+        "ConditionalDetrFeatureExtractor",
+        "ConditionalDetrImageProcessor",
+        "ConditionalDetrImageProcessorFast",
+        "ConditionalDetrImageProcessorKwargs",
+        "ConditionalDetrImageProcessorPil",
+        "DetrFeatureExtractor",
+        "DetrImageProcessor",
+        "DetrImageProcessorFast",
+        "DetrImageProcessorKwargs",
+        "DetrImageProcessorPil",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)
 
 if TYPE_CHECKING:
     from .auto import AutoConfig, AutoModel, AutoModelForImageSegmentation, AutoModelForObjectDetection
+    from .auto_processor import AutoImageProcessor
     from .configuration import ConditionalDetrConfig, DetrConfig
+    from .image_processor import (
+        ConditionalDetrFeatureExtractor,
+        ConditionalDetrImageProcessor,
+        ConditionalDetrImageProcessorFast,
+        ConditionalDetrImageProcessorKwargs,
+        ConditionalDetrImageProcessorPil,
+        DetrFeatureExtractor,
+        DetrImageProcessor,
+        DetrImageProcessorFast,
+        DetrImageProcessorKwargs,
+        DetrImageProcessorPil,
+    )
     from .modeling import (
         ConditionalDetrForObjectDetection,
         ConditionalDetrForSegmentation,
