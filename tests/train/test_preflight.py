@@ -53,7 +53,7 @@ def test_a_run_is_the_same_with_and_without_it(scenes, tmp_path, capsys):
     said = capsys.readouterr().out
     assert re.search(r"preflight: some [\d.]+ s a step, .* an epoch, .* an evaluation: .* in all\n", said)
     assert "preflight: the largest batch, (4, 3, 96, 96) with up to 4 objects an image" in said
-    assert "GiB of disk for checkpoints and models" in said and "preflight: it fits" in said
+    assert "MiB of disk for checkpoints and models" in said and "preflight: it fits" in said
     first, last = map(float, re.search(r"learned for 8 steps: ([\d.]+) → ([\d.]+)", said).groups())
     assert last < first
     for again in ("it fits", ""):
@@ -126,8 +126,8 @@ def test_a_full_disk_is_said_before_training(scenes, tmp_path, monkeypatch):
         with pytest.raises(OSError, match=r"No space left on device.*MiB are free"):
             train(small_recipe(scenes, tmp_path / "run", preflight=True))
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=20 * 2**20))
-    with pytest.raises(DiskTooSmall, match=r"2 checkpoints.*take 0.04\d GiB, and .* are free.*--keep_checkpoints"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**20))
+    with pytest.raises(DiskTooSmall, match=r"2 checkpoints.*take \d\d MiB, and .* MiB are free.*--keep_checkpoints"):
         train(small_recipe(scenes, tmp_path / "run", preflight=True))
     assert not list((tmp_path / "run").rglob("*.pt")) and not (tmp_path / "run/.preflight").exists()
 
@@ -175,7 +175,7 @@ except PreflightFailed as error:
     )  # fmt: skip
     line = done.stdout.splitlines()[-1]
     assert line.startswith(
-        "preflight: out of memory with the largest batch that the data can make, (8, 3, 1500, 1500)"
+        "preflight: memory does not hold the largest batch that the data can make, (8, 3, 1500, 1500)"
     ), done.stderr
     assert "--accumulate (the same result)" in line and not list((tmp_path / "run").rglob("*.pt"))
 
@@ -189,7 +189,7 @@ def test_memory_is_told_from_fewer_images_before_it_is_full(scenes, tmp_path, mo
         module._Trial, "timed", lambda self, parts: tried.append(len(parts[0].images)) or timed(self, parts)
     )
     monkeypatch.setattr(module, "memory_limit", lambda device: 2**20)
-    with pytest.raises(PreflightFailed, match=r"\(8, 3, 96, 96\).*some [\d.]+ of 0.00098 GiB"):
+    with pytest.raises(PreflightFailed, match=r"\(8, 3, 96, 96\).*some \d+ MiB, and there are 1 MiB"):
         train(small_recipe(scenes, tmp_path / "run", preflight=True))
     assert tried == [1, 2]
 

@@ -161,8 +161,8 @@ class DetectionModel(DetectionBase):
             precomputed.query_mask,
         )
         for what, value, shape in (
-            ("decoder_inputs_embeds", content, (len(tokens), *queries.shape)),
-            ("decoder_attention_mask", query_mask, (len(tokens), len(queries))),
+            ("decoder_inputs_embeds", content, (tokens.shape[0], *queries.shape)),
+            ("decoder_attention_mask", query_mask, (tokens.shape[0], queries.shape[0])),
         ):
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"{what} must have the shape {shape}, got {tuple(value.shape)}")

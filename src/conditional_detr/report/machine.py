@@ -9,12 +9,19 @@ from typing import Any
 
 import torch
 
+from ..engines.exported import ExportedModel
 from ..predict.detector import Detector
 
 
 def size_of(detector: Detector) -> dict[str, Any]:
-    """What the model is, its parameters, and the MB that they take as they are loaded."""
+    """What the model is, its parameters, and the MB that they take as they are loaded.
+
+    Raises:
+        ValueError: it is an exported model, whose weights are its engine's.
+    """
     model, config = detector.model, detector.model.config
+    if isinstance(model, ExportedModel):
+        raise ValueError("a report is of a model's folder; an exported model's figures are cdetr eval's")
     tensors = list(model.parameters()) + list(model.buffers())
     return {
         "family": config.model_type,

@@ -55,7 +55,7 @@ class ClassMatches:
 
 
 def class_matches(done: CocoEvaluation) -> dict[str, list[ClassMatches]]:
-    """Area (`AREAS`) -> the matches of each class, in the order of `done.categories`."""
+    """Area (`AREAS`) -> the matches of each class, in the order of their ids."""
     evaluation: COCOeval = done.evaluation
     bounds = {tuple(bound): name for name, bound in zip(AREAS, evaluation.params.area_rng, strict=True)}
     rows: dict[tuple[str, int], list[dict]] = {}
