@@ -36,7 +36,11 @@ def saved(tmp_path):
     """(family, kind) -> the folder of a small model, and the model."""
 
     def save(family="conditional_detr", kind="ForObjectDetection", **values):
-        values = {**EXPRESSIBLE, **values} if kind != "ForSegmentation" else {**EXPRESSIBLE, "d_model": 64, **values}
+        values = (
+            {**EXPRESSIBLE, **values}
+            if kind != "ForSegmentation"
+            else {**EXPRESSIBLE, "d_model": 64, "encoder_attention_heads": 8, **values}
+        )
         model = getattr(conditional_detr, STEMS[family] + kind)(small_config(family, **values))
         randomise(model).eval().save_pretrained(tmp_path / "saved")
         return tmp_path / "saved", model

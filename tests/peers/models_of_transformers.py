@@ -25,7 +25,7 @@ from ..test_modeling_common import ModelTesterMixin, floats_tensor
 IMAGES, SIDE, OBJECTS, QUERIES, LABELS = 2, 128, 3, 12, 9
 
 
-class Tester:
+class Sizes:
     """What `ModelTesterMixin` reads of a model's own tester."""
 
     hidden_size, num_hidden_layers, num_attention_heads, num_queries = 32, 2, 8, QUERIES
@@ -57,13 +57,13 @@ class Tester:
         }
 
 
-class Tests(ModelTesterMixin):
+class Common(ModelTesterMixin):
     is_encoder_decoder = True
     test_missing_keys = False
     zero_init_hidden_state = True
 
     def setUp(self):
-        self.model_tester = Tester(self.config_class)
+        self.model_tester = Sizes(self.config_class)
         self.config_tester = ConfigTester(self, config_class=self.config_class, has_text_modality=False)
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
@@ -81,11 +81,11 @@ class Tests(ModelTesterMixin):
         self.config_tester.run_common_tests()
 
 
-class ConditionalDetrTest(Tests, unittest.TestCase):
+class ConditionalDetrTest(Common, unittest.TestCase):
     config_class = ConditionalDetrConfig
     all_model_classes = (ConditionalDetrModel, ConditionalDetrForObjectDetection, ConditionalDetrForSegmentation)
 
 
-class DetrTest(Tests, unittest.TestCase):
+class DetrTest(Common, unittest.TestCase):
     config_class = DetrConfig
     all_model_classes = (DetrModel, DetrForObjectDetection, DetrForSegmentation)

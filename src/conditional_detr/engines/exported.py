@@ -42,7 +42,7 @@ class ExportedModel:
 
     @classmethod
     def open(cls, path: Path, dtype: torch.dtype = torch.float32) -> ExportedModel:
-        """Load an exported file; see `engine.exported_file`.
+        """Load an exported file; see `files.exported_file`.
 
         Raises:
             OSError, ValueError: see `open_engine`; or it is of another model.

@@ -111,8 +111,10 @@ class OwnFields:
 
     @num_labels.setter
     def num_labels(self, count: int) -> None:
+        before: Any = getattr(self, "id2label", None)
+        others = before is not None and len(before) != count  # where there are none yet, these are the first
         PreTrainedConfig.num_labels.fset(self, count)  # type: ignore[attr-defined]
-        stale = [name for name in CLASSES[2:] if len(getattr(self, name) or range(count)) != count]
+        stale = [name for name in CLASSES[2:] if others and len(getattr(self, name) or range(count)) != count]
         for name in stale:
             setattr(self, name, None)
         if stale:
