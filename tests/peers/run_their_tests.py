@@ -34,6 +34,8 @@ THEIR_FILES = [
 REASONS = {
     "test_eager_matches_sdpa_inference": "gives a decoder_attention_mask that is not of the queries, which Conditional DETR ignores "
     "there and which is refused here",
+    "test_gradient_checkpointing_enable_disable": "asks for layers of transformers' own class",
+    "test_training_gradient_checkpointing": "asks for layers of transformers' own class",
 }
 
 
