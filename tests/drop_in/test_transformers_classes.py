@@ -3,6 +3,7 @@ write the same folders."""
 
 import copy
 import io
+import re
 import subprocess
 import sys
 
@@ -266,7 +267,8 @@ def test_a_loss_that_is_set_is_used(saved):
     assert (expected - before.loss).abs() > 1e-3
 
 
-def test_models_are_traced_exported_quantized_and_copied(saved):
+@pytest.mark.slow
+def test_models_are_traced_exported_and_copied(saved):
     folder, _ = saved()
     model = ours.ConditionalDetrForObjectDetection.from_pretrained(folder).eval()
     pixels = torch.randn(1, 3, 64, 64)
@@ -377,6 +379,4 @@ def test_transformers_that_is_absent_or_too_old_is_said(installed, message):
         "import conditional_detr.transformers"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    import re
-
     assert re.search(f"ImportError: conditional_detr.transformers {message}", done.stderr), done.stderr

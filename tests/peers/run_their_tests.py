@@ -31,7 +31,12 @@ THEIR_FILES = [
     for what in ("modeling", "image_processing")
 ]
 # Tests that fail here for a reason, which is said; anything else that fails is a gap.
-REASONS: dict[str, str] = {}
+REASONS = {
+    "test_eager_matches_sdpa_inference": "gives a decoder_attention_mask that is not of the queries, which Conditional DETR ignores "
+    "there and which is refused here",
+    "test_gradient_checkpointing_enable_disable": "asks for layers of transformers' own class",
+    "test_training_gradient_checkpointing": "asks for layers of transformers' own class",
+}
 
 
 def fetch(folder: Path) -> Path:
@@ -130,7 +135,9 @@ def report(theirs: dict[str, str], own: dict[str, str]) -> float:
         f"transformers {transformers.__version__} passes {len(passed)} of its tests; here {len(passed) - len(lacking)} of them pass ({share:.1%})"
     )
     for test in lacking:
-        print(f"  {test}: {own.get(test, 'not run')}; {REASONS.get(test.rpartition('.')[2], 'no reason known: a gap')}")
+        name = test.rpartition(".")[2]
+        reason = next((why for start, why in REASONS.items() if name.startswith(start)), "no reason known: a gap")
+        print(f"  {test}: {own.get(test, 'not run')}; {reason}")
     return share
 
 
