@@ -166,7 +166,7 @@ NAMES_BESIDE = (
 
 
 def register(name: str) -> None:
-    """Make a variant a family of this process, to be named in a recipe's `model.family`."""
+    """Make a variant a family of this process, to be named in a recipe's `model` section, as its `family`."""
     if name in CONFIG_CLASSES:
         return
     decoder, base, _ = VARIANTS[name]

@@ -110,6 +110,7 @@ def recipe_of(run: Run, output: Path, epochs: int) -> Recipe:
             "resume": "auto",
             "keep_checkpoints": 1,
             "tensorboard": False,
+            "preflight": False,
             "workers": 0,
             "threads": 1,
         }

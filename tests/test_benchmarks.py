@@ -48,6 +48,15 @@ def test_a_benchmark_writes_each_contenders_times_and_the_machine(benchmark, nam
         assert table["facts"]["command"].startswith(f"python -m benchmarks.{name} --quick")
 
 
+@pytest.mark.slow
+def test_a_served_model_answers_every_caller_and_refuses_what_is_hostile(benchmark):
+    pytest.importorskip("fastapi")
+    written = benchmark("serving")
+    callers, hostile = written["serving_under_load"]["rows"]
+    assert callers["answered"] == callers["requests"] == 24 and callers["wrong"] == 0
+    assert hostile["not 4xx"] == [] and sum(hostile["statuses"].values()) == hostile["requests"] == 40
+
+
 def test_both_libraries_lose_the_same_in_what_is_timed(benchmark):
     facts = benchmark("losses")["losses"]["facts"]
     assert facts["loss_ours"] == pytest.approx(facts["loss_transformers"], abs=2e-3)

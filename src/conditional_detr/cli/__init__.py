@@ -15,7 +15,7 @@ from .threads import wait_briefly
 from .usage import UsageError
 
 # Each is the module of this name here, whose function `run` takes the arguments behind it, and returns an exit code, or None.
-COMMANDS = ("train", "eval", "report", "predict", "explain", "export", "demo", "data", "recipes")
+COMMANDS = ("train", "eval", "report", "predict", "explain", "export", "serve", "demo", "data", "recipes")
 
 HELP = """usage: cdetr COMMAND [options]
 
@@ -28,6 +28,7 @@ commands:
   predict   detect in pictures       cdetr predict --model runs/finetune/model --images photos/
   explain   show where it looked     cdetr explain --model runs/finetune/model --images photos/
   export    for other engines        cdetr export --model runs/finetune/model --output model.onnx
+  serve     detect over HTTP         cdetr serve --model runs/finetune/model
   demo      all of it, on generated scenes, in a few minutes on a CPU
   data      check a data set, convert it to another format, or generate one of scenes with boxes, masks and panoptic maps
   recipes   list the recipes that are shipped

@@ -42,10 +42,10 @@ class ExportedModel:
 
     @classmethod
     def open(cls, path: Path, dtype: torch.dtype = torch.float32) -> ExportedModel:
-        """Load an exported file; see `engine.exported_file`.
+        """Load an exported file; see `files.exported_file`.
 
         Raises:
-            OSError, ValueError: see `open_engine`; or it is of another model.
+            OSError, ValueError: see `files.open_engine`; or it is of another model.
         """
         engine = open_engine(path, dtype)
         return cls(engine, Manifest.from_strings(engine.metadata, path), dtype)

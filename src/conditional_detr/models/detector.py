@@ -30,7 +30,8 @@ class ObjectDetectionModel(DetectionBase):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        self.model = self.model_class(config)
+        self.model = self.model_class(self.config)
+        config = self.fields
         self.class_labels_classifier = nn.Linear(config.d_model, config.classes.outputs(config.num_labels))
         self.bbox_predictor = MLP(config.d_model, config.d_model, 4, 3)
         if config.classes.initial_bias is not None:

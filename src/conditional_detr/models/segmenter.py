@@ -39,7 +39,8 @@ class SegmentationModel(DetectionBase):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        self.add_module(config.model_type, self.detector_class(config))
+        self.add_module(config.model_type, self.detector_class(self.config))
+        config = self.fields
         backbone = self.detector.model.backbone
         if not backbone.is_plain_resnet:
             raise ValueError(f"masks need the stages of a ResNet; backbone {config.backbone!r} is another network")

@@ -15,7 +15,7 @@ from .matches import AREAS, IOU50, IOU75, ClassMatches, average_precision
 
 CONFIDENCE = 0.95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 1000, 100
-WORK = 3e9  # detections counted over all resamples and thresholds, a minute or so; large sets get fewer resamples
+WORK = 1e10  # detections counted over all resamples and thresholds, half a minute of a core; large sets get fewer resamples
 
 
 def draw_images(images: int, resamples: int, seed: int = 0) -> np.ndarray:

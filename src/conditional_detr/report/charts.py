@@ -29,7 +29,7 @@ def _style() -> Iterator[None]:
 
     matplotlib.use("Agg")
     plain: dict[Any, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False, "font.family": "sans-serif",
+        "svg.fonttype": "none", "text.parse_math": False, "font.family": "sans-serif",
         "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
         "ytick.color": INK, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6,
         "grid.color": INK, "grid.alpha": 0.15, "axes.grid": True, "axes.axisbelow": True,
@@ -40,10 +40,12 @@ def _style() -> Iterator[None]:
 
 def _svg(figure: Figure, words: str) -> str:
     """Args: words: what the chart says, for those who do not see it; HTML."""
+    import matplotlib
     from matplotlib import pyplot as plt
 
     content = io.StringIO()
-    figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with matplotlib.rc_context({"svg.hashsalt": words}):  # ids are made of it, and each of a page is to be there once
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     plt.close(figure)
     svg = content.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")

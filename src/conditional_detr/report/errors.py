@@ -76,7 +76,8 @@ class ImageErrors:
         for mistake in self.mistakes:
             if mistake.kind == kind:
                 images.setdefault(mistake.image, []).append(mistake)
-        return sorted(images.values(), key=lambda own: (-len(own), -sum(m.score or 0.0 for m in own)))[:most]
+        worst = sorted(images.values(), key=lambda own: (-len(own), -sum(m.score or 0.0 for m in own)))[:most]
+        return [sorted(own, key=lambda mistake: -(mistake.score or 0.0)) for own in worst]
 
 
 class Boxes:

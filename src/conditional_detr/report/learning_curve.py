@@ -85,6 +85,7 @@ def plan(model: Path, data: str, shares: str, output: Path) -> Plan:
             val_images=str(val_set.image_folder),
             output=str(folder / "run"),
             resume="auto",
+            preflight=False,  # the model's own run was of the same sizes
             **_as_many_steps(recipe, share),
         )
     return Plan(recipes, images, _seconds_of(model), own)
@@ -169,7 +170,7 @@ def power_law(images: Sequence[int], figures: Sequence[float], resampled: np.nda
 
     def at(n: float | np.ndarray, law: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         slope, level = law
-        return 1 - np.exp(level[:, None] + slope[:, None] * np.log(np.atleast_1d(n)))
+        return np.clip(1 - np.exp(level[:, None] + slope[:, None] * np.log(np.atleast_1d(n))), 0, 1)
 
     law = fitted(np.array(figures, float)[:, None])
     many = fitted(resampled)
@@ -189,6 +190,8 @@ def _verdict(name: str, images: int, fit: dict[str, Any] | None) -> str:
     name = name.replace("_", " ")
     if fit is None:
         return "Nothing has been learned that could be continued to more data."
+    if fit["exponent"] <= 0:
+        return f"{name} did not grow with the data in these trainings: they show nothing that more of it would bring."
     twice = fit["predicted"][0]
     bounds = "" if twice["low"] is None else f" ({twice['low']:.3f} to {twice['high']:.3f})"
     return f"With {2 * images:,} training images, twice as many, {name} would be about {twice['figure']:.3f}{bounds}."

@@ -7,6 +7,8 @@ follow from counting, the best scores first; COCO's rules are those of pycocotoo
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from ..evaluate.coco_metrics import CocoEvaluation
 IOU50, IOU75 = 0, 5  # places among COCO's ten thresholds, 0.5, 0.55, …, 0.95
 AREAS = ("all", "small", "medium", "large")
 RECALLS = np.linspace(0.0, 1.0, 101)
+IMAGES_AT_ONCE = 100  # the evaluator's own lists take hundreds of bytes a detection
 MOST_AT_ONCE = 4_000_000  # numbers of an array: resamples are counted in parts
 
 
@@ -55,35 +58,58 @@ class ClassMatches:
 
 
 def class_matches(done: CocoEvaluation) -> dict[str, list[ClassMatches]]:
-    """Area (`AREAS`) -> the matches of each class, in the order of `done.categories`."""
-    evaluation: COCOeval = done.evaluation
-    bounds = {tuple(bound): name for name, bound in zip(AREAS, evaluation.params.area_rng, strict=True)}
-    rows: dict[tuple[str, int], list[dict]] = {}
-    for row in evaluation.eval_imgs:
-        if row is not None:
-            rows.setdefault((bounds[tuple(row["aRng"])], row["category_id"]), []).append(row)
-    thresholds, images = len(evaluation.params.iou_thrs), len(done.images)
-    return {
-        area: [_of_class(rows.get((area, number), []), thresholds, images) for number in done.categories.values()]
-        for area in AREAS
-    }
+    """Area (`AREAS`) -> the matches of each class, in the order of their ids."""
+    evaluation, images = done.evaluation, len(done.images)
+    thresholds, numbers = len(evaluation.params.iou_thrs), list(done.categories.values())
+    parts: dict[tuple[str, int], list[ClassMatches]] = {(area, n): [] for area in AREAS for n in numbers}
+    for start in range(0, images, IMAGES_AT_ONCE):
+        some = COCOeval(evaluation.coco_gt, evaluation.coco_dt, evaluation.params.iou_type)
+        some.params.img_ids = list(range(start + 1, min(images, start + IMAGES_AT_ONCE) + 1))
+        with contextlib.redirect_stdout(io.StringIO()):
+            some.evaluate()
+        bounds = {tuple(bound): name for name, bound in zip(AREAS, some.params.area_rng, strict=True)}
+        rows: dict[tuple[str, int], list[dict]] = {}
+        for row in some.eval_imgs:
+            if row is not None:
+                rows.setdefault((bounds[tuple(row["aRng"])], row["category_id"]), []).append(row)
+        for place, own in rows.items():
+            parts[place].append(_of_images(own, thresholds))
+    return {area: [_joined(parts[area, n], thresholds, images) for n in numbers] for area in AREAS}
 
 
-def _of_class(rows: Sequence[dict], thresholds: int, images: int) -> ClassMatches:
+def _of_images(rows: Sequence[dict], thresholds: int) -> ClassMatches:
+    """The matches of a class as the evaluator has them, image by image; `objects` of the images in `rows` alone."""
     rows = sorted(rows, key=lambda row: row["image_id"])
     counts = [len(row["dtScores"]) for row in rows]
-    scores = np.concatenate([np.asarray(row["dtScores"], float) for row in rows] or [np.zeros(0)])
-    order = np.argsort(-scores, kind="stable")
-    right = _side_by_side([row["dtMatched"] for row in rows], thresholds)
-    ignored = _side_by_side([row["dtIgnore"] for row in rows], thresholds)
-    objects = np.zeros(images, np.int64)
-    for row in rows:
-        objects[row["image_id"] - 1] = sum(row["gtInDenominator"])
-    image = np.repeat(np.array([row["image_id"] - 1 for row in rows], np.int64), counts)
-    rank = np.concatenate([np.arange(count) for count in counts] or [np.zeros(0, np.int64)])
-    counted = ~ignored
+    counted = ~_side_by_side([row["dtIgnore"] for row in rows], thresholds)
     return ClassMatches(
-        scores[order], image[order], rank[order], (right & counted)[:, order], counted[:, order], objects
+        np.concatenate([np.asarray(row["dtScores"], float) for row in rows]),
+        np.repeat(np.array([row["image_id"] - 1 for row in rows], np.int64), counts),
+        np.concatenate([np.arange(count) for count in counts]),
+        _side_by_side([row["dtMatched"] for row in rows], thresholds) & counted,
+        counted,
+        np.array([(row["image_id"] - 1, sum(row["gtInDenominator"])) for row in rows], np.int64),
+    )
+
+
+def _joined(parts: Sequence[ClassMatches], thresholds: int, images: int) -> ClassMatches:
+    """The matches of all images, best first."""
+    objects = np.zeros(images, np.int64)
+    if not parts:
+        none = np.zeros(0, np.int64)
+        nothing = np.zeros((thresholds, 0), bool)
+        return ClassMatches(np.zeros(0), none, none, nothing, nothing, objects)
+    for part in parts:
+        objects[part.objects[:, 0]] = part.objects[:, 1]
+    scores = np.concatenate([part.scores for part in parts])
+    order = np.argsort(-scores, kind="stable")
+    return ClassMatches(
+        scores[order],
+        np.concatenate([part.image for part in parts])[order],
+        np.concatenate([part.rank for part in parts])[order],
+        np.concatenate([part.right for part in parts], axis=1)[:, order],
+        np.concatenate([part.counted for part in parts], axis=1)[:, order],
+        objects,
     )
 
 

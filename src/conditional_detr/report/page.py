@@ -13,7 +13,7 @@ from . import charts
 from .bootstrap import CONFIDENCE
 from .errors import KINDS, SUSPECTS
 from .figures import Analysis, Report
-from .pictures import Pictures, said_of
+from .pictures import MOST_FOUND, Pictures, said_of
 from .thresholds import OperatingPoint
 
 WORST = 4  # images of each kind of mistake
@@ -38,7 +38,7 @@ nav a, a { color: LinkText; } a:focus-visible, summary:focus-visible, .wide:focu
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); gap: 1rem; align-items: start; } .pair { display: flex; gap: 2px; } .pair .panel { flex: 1 1 0; min-width: 0; }
 .panel { position: relative; } .panel svg { position: absolute; inset: 0; width: 100%; height: 100%; } .panel rect { fill: none; stroke: #ffe600; stroke-width: 2.5; vector-effect: non-scaling-stroke; stroke-dasharray: 6 4; pointer-events: all; } .panel rect.under { stroke: #000; stroke-dasharray: none; stroke-width: 3.5; opacity: .75; }
 .side { position: absolute; left: .3rem; bottom: .3rem; background: #000a; color: #fff; font-size: .7rem; padding: 0 .35rem; border-radius: .2rem; } summary { cursor: pointer; margin: .5rem 0; }
-td.better { color: #2e7d32; font-weight: 600; } td.worse { color: #c62828; font-weight: 600; } @media (prefers-color-scheme: dark) { td.better { color: #81c784; } td.worse { color: #ef9a9a; } }
+td.number { white-space: nowrap; } td.better { color: #2e7d32; font-weight: 600; } td.worse { color: #c62828; font-weight: 600; } @media (prefers-color-scheme: dark) { td.number { white-space: nowrap; } td.better { color: #81c784; } td.worse { color: #ef9a9a; } }
 .skip { position: absolute; left: -9999px; } .skip:focus { position: static; } @media print { nav { display: none; } h2, figure { break-inside: avoid; } }
 """
 
@@ -96,7 +96,7 @@ def threshold_text(value: float) -> str:
 
 
 def _between(bounds: tuple[float, float] | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:.3f} – {bounds[1]:.3f}"
+    return "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str | int]]) -> str:
@@ -134,7 +134,7 @@ def _comparison(found: Mapping[str, Any] | None) -> str:
     def cells(name: str, one: Mapping[str, Any]) -> str:
         says = "better" if one["clear"] and one["difference"] > 0 else "worse" if one["clear"] else ""
         words = says or ("cannot be told from chance" if one["low"] is not None else "–")
-        bounds = "–" if one["low"] is None else f"{one['low']:+.3f} – {one['high']:+.3f}"
+        bounds = "–" if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
         numbers = (
             figure_text(one["own"]),
             figure_text(one["other"]),
@@ -188,7 +188,7 @@ def _mistakes(report: Report) -> str:
     for name, kind in report.kinds.items():
         gains = {mistake: own["gain"] for mistake, own in kind.tide.items()}
         order = dict(sorted(gains.items(), key=lambda pair: -pair[1]))
-        words = "What each kind of mistake costs: " + ", ".join(f"{k} {v:.3f}" for k, v in order.items())
+        words = f"What each kind of mistake costs {name}: " + ", ".join(f"{k} {v:.3f}" for k, v in order.items())
         heading = f"<h3>{name.capitalize()}</h3>" if len(report.kinds) > 1 else ""
         parts.append(f"<div>{heading}{charts.bars(order, 'AP50 that would be gained without it (TIDE)', words)}</div>")
     counts = report.errors.counts()
@@ -205,33 +205,34 @@ def _mistakes(report: Report) -> str:
 
 
 def _curves(kind: Analysis) -> str:
-    charts_ = []
-    for threshold, every in kind.curves.items():
-        known = {name: values for name, values in every.items() if values is not None}
-        if not known:
-            continue
+    area = {
+        threshold: {name: float(np.mean(values)) for name, values in every.items() if values is not None}
+        for threshold, every in kind.curves.items()
+    }
+    first = next(iter(area.values()))
+    order = sorted(first, key=lambda name: first[name])
+    half = DRAWN_CLASSES // 2
+    chosen = order if len(order) <= DRAWN_CLASSES else order[:half] + order[-half:]
+    less = f" The {half} worst and the {half} best classes." if len(order) > len(chosen) else ""
+    drawn = []
+    for threshold, every in kind.curves.items() if chosen else ():
+        known = {name: every[name] or [] for name in area[threshold]}
         mean = np.mean(list(known.values()), axis=0).tolist()
-        order = sorted(known, key=lambda name: float(np.mean(known[name])))
-        chosen = order if len(order) <= DRAWN_CLASSES else order[: DRAWN_CLASSES // 2] + order[-(DRAWN_CLASSES // 2) :]
-        words = f"Precision over recall at IoU {threshold}, mean {np.mean(mean):.3f}"
-        svg = charts.precision_recall({name: known[name] for name in chosen}, mean, words)
+        words = f"Precision over recall at IoU {threshold}, of all classes and of {len(chosen)} of them"
+        svg = charts.precision_recall({name: known[name] for name in chosen}, mean, f"{kind.iou_type}: {words}")
         lines = [("currentColor", f"all classes: {np.mean(mean):.3f}")]
         lines += [
-            (colour, f"{name}: {np.mean(known[name]):.3f}")
+            (colour, f"{name}: {area[threshold][name]:.3f}")
             for colour, name in zip(charts.COLOURS, chosen, strict=False)
         ]
         legend = "".join(
             f'<li><span class="swatch" style="background:{colour}"></span>{text(line)}</li>' for colour, line in lines
         )
-        less = (
-            f" The {DRAWN_CLASSES // 2} worst and the {DRAWN_CLASSES // 2} best classes."
-            if len(order) > DRAWN_CLASSES
-            else ""
+        drawn.append(
+            f'<div><h3>IoU {threshold}</h3>{svg}<ul class="legend">{legend}</ul>'
+            f'<p class="note">Behind each name its area under the curve.{less}</p></div>'
         )
-        charts_.append(
-            f'<div><h3>IoU {threshold}</h3>{svg}<ul class="legend">{legend}</ul><p class="note">Behind each name its area under the curve.{less}</p></div>'
-        )
-    return f'<div class="charts">{"".join(charts_)}</div>'
+    return f'<div class="charts">{"".join(drawn)}</div>' if drawn else "<p>No objects.</p>"
 
 
 def _thresholds(kind: Analysis) -> str:
@@ -262,7 +263,7 @@ def _calibration(kind: Analysis) -> str:
         if count := sum(one["count"] for one in own):
             right, said = (sum(one[name] * one["count"] for one in own) / count for name in ("right", "score"))
             sayings.append(f"those {part} are right in {right:.0%} of all cases and say {said:.0%}")
-    words = f"How often detections of a score are right; expected calibration error {found['ece']:.3f}"
+    words = f"{kind.iou_type}: How often detections of a score are right; expected calibration error {found['ece']:.3f}"
     rows = [
         (f"{one['low']:.1f} – {one['high']:.1f}", int(one["count"]), f"{one['score']:.3f}", f"{one['right']:.3f}")
         for one in found["bins"]
@@ -280,7 +281,7 @@ def _confusion(report: Report) -> str:
     names, matrix = [*report.names, "background"], np.array(report.confusion)
     note = (
         f'<p class="note">Objects by their class (rows), and the class of the detection on them (columns): boxes of at least '
-        f"{threshold_text(report.errors.threshold)}, IoU at least 0.5. The last column counts objects without a detection, the last row detections on no object.</p>"
+        f"{threshold_text(report.errors.threshold)}, IoU at least 0.5. The last column counts objects without a detection, the last row detections on no object, or on one that has a detection already.</p>"
     )
     if len(report.names) > MATRIX_CLASSES:
         off = matrix[:-1, :-1] * (1 - np.eye(len(report.names), dtype=int))
@@ -336,7 +337,7 @@ def _worst(report: Report, shown: Pictures) -> str:
             parts.append(f'<h3>{kind.capitalize()}: {meaning}</h3><div class="pairs">{"".join(tiles)}</div>')
     if not parts:
         return "<p>No mistakes.</p>"
-    return f'<p class="note">What is meant is marked with a dashed line. Detections of at least {threshold_text(report.errors.threshold)}.</p>{"".join(parts)}'
+    return f'<p class="note">What is meant is marked with a dashed line. At most {MOST_FOUND} detections of an image, of at least {threshold_text(report.errors.threshold)}.</p>{"".join(parts)}'
 
 
 def _suspects(report: Report, shown: Pictures) -> str:

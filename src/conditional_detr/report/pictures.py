@@ -17,6 +17,7 @@ from .errors import Marked
 
 SIDE = 520  # pixels
 MOST_LABELLED = 25  # objects of an image whose names are written
+MOST_FOUND, MOST_MARKED = 60, 20  # detections of an image that are drawn, and marked, the best
 
 
 class Pictures:
@@ -40,10 +41,12 @@ class Pictures:
         """An image twice: its labels on the left, what was found on the right; `marks`, all of this image, on the side that
         they belong to. Empty where the file cannot be read."""
         image = marks[0].image
+        marks = sorted(marks, key=lambda mark: -(mark.score or 0.0))[:MOST_MARKED]
         truth = self._drawn(image, objects_of(self.dataset, image), scores=False)
         if truth is None:
             return ""
-        found = self._drawn(image, self.detections.get(self.dataset.image_ids[image], []), scores=True)
+        own = sorted(self.detections.get(self.dataset.image_ids[image], []), key=lambda one: -one.score)
+        found = self._drawn(image, own[:MOST_FOUND], scores=True)
         assert found is not None
         name = self.dataset.file_names[image]
         sides = [

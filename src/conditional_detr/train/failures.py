@@ -161,12 +161,23 @@ class BatchTooLarge(PreflightFailed):
         objects: of its fullest image.
         needed: bytes that it would take, where that is known without trying.
         limit: bytes that there are, likewise.
+        tried: the shape of the micro-batch that memory did not hold.
     """
 
-    def __init__(self, shape: Sequence[int], objects: int, needed: int | None = None, limit: int | None = None) -> None:
-        why = "" if needed is None or limit is None else f" (some {gibibytes(needed)} of {gibibytes(limit)} GiB)"
+    def __init__(
+        self,
+        shape: Sequence[int],
+        objects: int,
+        needed: int | None = None,
+        limit: int | None = None,
+        tried: Sequence[int] = (),
+    ) -> None:
+        if tried and tuple(tried) != tuple(shape):
+            why = f" (one of {tuple(tried)} was too much already)"
+        else:
+            why = "" if needed is None or limit is None else f" (some {amount(needed)}, and there are {amount(limit)})"
         super().__init__(
-            f"out of memory with the largest batch that the data can make, {tuple(shape)} with up to {objects} objects an "
+            f"memory does not hold the largest batch that the data can make, {tuple(shape)} with up to {objects} objects an "
             f"image{why}: take {LESS_MEMORY_SAME_RESULT}; or {LESS_MEMORY}"
         )
 
@@ -202,10 +213,11 @@ class DiskTooSmall(PreflightFailed):
 
     def __init__(self, output: Path, needed: int, free: int, keep: int) -> None:
         super().__init__(
-            f"{keep} checkpoints, one being written and the models take {gibibytes(needed)} GiB, and {gibibytes(free)} GiB are "
+            f"{keep} checkpoints, one being written and the models take {amount(needed)}, and {amount(free)} are "
             f"free for {output}: free some space, choose another --output, or keep fewer (--keep_checkpoints)"
         )
 
 
-def gibibytes(count: int) -> str:
-    return f"{count / 2**30:.1f}" if count >= 2**30 else f"{count / 2**30:.2g}"
+def amount(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, count // 2**20)} MiB"

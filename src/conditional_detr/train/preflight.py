@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from .failures import (
     FirstLossNotFinite,
     LossNotFinite,
     OutOfMemory,
-    gibibytes,
+    amount,
 )
 from .largest import largest_batch, largest_evaluation
 from .peak_memory import begin_peak, memory_in_use, memory_limit, peak_memory
@@ -60,7 +61,7 @@ class Findings:
     shape: tuple[int, ...] = ()  # of the largest micro-batch
     objects: int = 0  # of its fullest image
     peak: int | None = None  # bytes of memory that it takes
-    estimated: bool = False  # from smaller batches
+    estimated: bool = False  # from fewer images
     limit: int | None = None  # bytes of memory that there are
     step_seconds: float = 0.0
     loading_seconds: float = 0.0  # of a step's images, in one process
@@ -89,6 +90,7 @@ def preflight(run: Run, step: Step) -> None:
         trial.saving(scratch)
         trial.evaluation(scratch)
     _tell(run, trial.found, time.monotonic() - trial.started)
+    run.log.started_at = time.monotonic()  # what is left is told from the pace of the steps
 
 
 @contextmanager
@@ -138,8 +140,14 @@ class _Trial:
     def timed(self, micro_batches: list[Batch]) -> tuple[float, float]:
         """Make a step. Returns how long it took, on the slowest process, and its loss, the mean over processes."""
         run, started = self.run, time.perf_counter()
-        losses = self.step(run, micro_batches)
-        loss = float(torch.stack([values["loss"] for values in losses]).sum())  # waits for the device
+        try:
+            losses = self.step(run, micro_batches)
+            loss = float(torch.stack([values["loss"] for values in losses]).sum())  # waits for the device
+        except RuntimeError as error:
+            if OutOfMemory.is_meant_by(error):
+                shape = max((tuple(batch.images.shape) for batch in micro_batches), key=math.prod)
+                raise BatchTooLarge(self.found.shape, self.found.objects, tried=shape) from error
+            raise
         both = run.processes.gather([(time.perf_counter() - started, loss)])
         return max(seconds for seconds, _ in both), statistics.fmean(loss for _, loss in both)
 
@@ -152,7 +160,7 @@ class _Trial:
         found.shape = tuple(batch.images.shape)
         found.objects = max(len(label["boxes"]) for label in batch.labels)
         found.limit = memory_limit(self.device)
-        points = [] if in_use is None else [(0, in_use)]
+        points = [] if in_use is None else [(0, in_use + self.trained_bytes() + self.optimizer_to_come())]
         large = batch.images.numel() > 3 * LARGE and self.device.type == "cpu"
         for n in [n for n in FEW if large and n < count]:
             found.step_seconds = self.tried(batch, n, points) * count / n
@@ -164,7 +172,18 @@ class _Trial:
             if slow:
                 return
         found.step_seconds = self.tried(batch, count, points)
+        if self.device.type != "cpu" or run.recipe.compile:  # the first one has started the device, or compiled
+            found.step_seconds = self.tried(batch, count, points)
         found.peak, found.estimated = points[-1][1] if points else None, False
+
+    def trained_bytes(self) -> int:
+        """Of the weights that are trained, and as many of their gradients, however many images there are."""
+        trained = [p for group in self.run.state.optimizer.param_groups for p in group["params"]]
+        return sum(p.numel() * p.element_size() for p in trained)
+
+    def optimizer_to_come(self) -> int:
+        """Bytes that the first step will add to AdamW's state: two values a weight."""
+        return 0 if self.run.state.optimizer.state else 2 * self.trained_bytes()
 
     def tried(self, batch: Batch, count: int, points: list[tuple[int, int]]) -> float:
         """Make a step of a batch's first images. Returns the seconds of a micro-batch; adds images and bytes to `points`."""
@@ -173,12 +192,10 @@ class _Trial:
         # From the second micro-batch of a step on there are gradients beside the activations.
         times = min(2, self.run.recipe.accumulate)
         begin_peak(self.device)
-        try:
-            seconds, _ = self.timed([part] * times)
-        except RuntimeError as error:
-            if OutOfMemory.is_meant_by(error):
-                raise BatchTooLarge(self.found.shape, self.found.objects) from error
-            raise
+        started = time.perf_counter()
+        with suppress(LossNotFinite):  # of drawn pixels; whether that of pictures is, the next batch tells
+            self.timed([part] * times)
+        seconds = max(self.run.processes.gather([time.perf_counter() - started]))
         if (peak := peak_memory(self.device)) is not None:
             points.append((count, peak))
         return seconds / times
@@ -238,10 +255,10 @@ class _Trial:
             run.state.restore(SavedState.parse(path, read_checkpoint(path)))
             write_model(run, scratch / "model", run.state.evaluated_model, {})
             type(run.state.model).from_pretrained(scratch / "model")
-            free = shutil.disk_usage(scratch).free + _size(
-                run.output
-            )  # of which what is written again is not needed twice
-            return (path.stat().st_size, _size(scratch / "model"), free), None
+            # Of a run that is continued, what will be written again is there already.
+            there = sum(_size(run.output / name) for name in (scratch.name, "checkpoints", "best", "model"))
+            free = shutil.disk_usage(scratch).free + there
+            return (path.stat().st_size + self.optimizer_to_come(), _size(scratch / "model"), free), None
 
         (found.checkpoint, found.model, free), _ = run.processes.from_first(save)
         if disk_needed(run, found) > free:
@@ -285,10 +302,10 @@ def _tell(run: Run, found: Findings, seconds: float) -> None:
         how += "; little is left for anything else" if found.peak > NEARLY * found.limit else ""
         say(
             f"preflight: the largest batch, {found.shape} with up to {found.objects} objects an image, takes "
-            f"{gibibytes(found.peak)} of {gibibytes(found.limit)} GiB of memory ({how})"
+            f"{amount(found.peak)} of {amount(found.limit)} of memory ({how})"
         )
     say(
-        f"preflight: {gibibytes(disk_needed(run, found))} GiB of disk for checkpoints and models; both were written and read again"
+        f"preflight: {amount(disk_needed(run, found))} of disk for checkpoints and models; both were written and read again"
     )
     if len(found.losses) > 1 and run.progress.step == 0:
         say(_learning(run, found.losses))

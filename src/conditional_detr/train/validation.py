@@ -15,6 +15,7 @@ from ..precision import PRECISIONS
 from ..stopping import Interrupted
 from ..workers import WorkerDied, worker_count
 from .failures import LoadingEndedInEvaluation, stopped_before_saving
+from .low_figures import is_low, low_for_half_the_run, why_low
 from .run import Run
 from .state import Progress
 
@@ -92,6 +93,8 @@ def _record(run: Run, metrics: Metrics) -> None:
         if run.processes.is_first:
             write_model(run, run.output / "best", run.state.evaluated_model, summary)
             write_json(run.output / "best" / "metrics.json", {"step": progress.step, **metrics.to_dict()})
+    if low_for_half_the_run(run):
+        run.log.say(why_low(run))
 
 
 def best_so_far(task: Task, progress: Progress) -> str:
@@ -132,6 +135,8 @@ def finish(run: Run) -> dict[str, Any]:
         )
     if summary:
         run.log.say(f"{best_so_far(run.recipe.task, run.progress)} at step {summary['step']}")
+    if is_low(run):
+        run.log.say(why_low(run))
     run.log.say(f"model in {run.output / 'model'}, curves in {run.output / 'curves.png'}")
     run.accelerator.wait_for_everyone()
     if run.stop.signal:

@@ -44,10 +44,12 @@ __all__ = [
     "ConditionalDetrFeatureExtractor",
     "ConditionalDetrImageProcessor",
     "ConditionalDetrImageProcessorFast",
+    "ConditionalDetrImageProcessorKwargs",
     "ConditionalDetrImageProcessorPil",
     "DetrFeatureExtractor",
     "DetrImageProcessor",
     "DetrImageProcessorFast",
+    "DetrImageProcessorKwargs",
     "DetrImageProcessorPil",
 ]
 
@@ -61,7 +63,7 @@ elif hasattr(transformers, "TorchvisionBackend"):
     _Backend = transformers.TorchvisionBackend
     _TransformersConditionalDetr = transformers.ConditionalDetrImageProcessor
     _TransformersDetr = transformers.DetrImageProcessor
-else:  # transformers 4, where the plain names are those of processors that compute in NumPy
+else:  # before transformers 5.4 the plain names are those of processors that compute in NumPy
     _Backend = transformers.BaseImageProcessorFast
     _TransformersConditionalDetr = transformers.ConditionalDetrImageProcessorFast
     _TransformersDetr = transformers.DetrImageProcessorFast
@@ -199,6 +201,9 @@ ConditionalDetrImageProcessorFast = ConditionalDetrImageProcessorPil = Condition
 ConditionalDetrFeatureExtractor = ConditionalDetrImageProcessor
 DetrImageProcessorFast = DetrImageProcessorPil = DetrImageProcessor
 DetrFeatureExtractor = DetrImageProcessor
+# The types of the arguments, for subclasses.
+ConditionalDetrImageProcessorKwargs = _TransformersConditionalDetr.valid_kwargs
+DetrImageProcessorKwargs = _TransformersDetr.valid_kwargs
 
 
 def _preprocessing(arguments: Mapping[str, Any]) -> Preprocessing:
@@ -208,7 +213,7 @@ def _preprocessing(arguments: Mapping[str, Any]) -> Preprocessing:
         ValueError: a value that means nothing; the message names it.
     """
     normalized, rescaled = arguments.get("do_normalize"), arguments.get("do_rescale")
-    resample = arguments.get("resample", arguments.get("interpolation"))  # the latter in transformers 4
+    resample = arguments.get("resample", arguments.get("interpolation"))  # the latter before transformers 5.4
     return Preprocessing(
         size=bounded("size", size_dict(_size(arguments["size"]))) if arguments.get("do_resize") else None,
         resample=Image.Resampling.BILINEAR if resample is None else pil_resample(resample),
@@ -219,7 +224,7 @@ def _preprocessing(arguments: Mapping[str, Any]) -> Preprocessing:
 
 
 def _size(size: Any) -> dict[str, int]:
-    """transformers' `SizeDict`, or a dict, as a dict; in transformers 4 it is not iterable."""
+    """transformers' `SizeDict`, or a dict, as a dict; in older versions it is not iterable."""
     entries = dict(size) if isinstance(size, Mapping) else asdict(size)
     return {name: value for name, value in entries.items() if value is not None}
 

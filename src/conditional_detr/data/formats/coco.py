@@ -21,6 +21,7 @@ from .coco_stream import read_stream
 from .entries import BOX, Entries, is_box
 from .format import ALIASES, Format, Found, images_beside, said, split_folders
 from .image_files import exist
+from .index import indexed
 from .json_kinds import COCO_JSON, MOST_FILES, json_kind
 from .polygons import crossing_remark
 
@@ -43,14 +44,14 @@ def read_coco(
     path, folder = Path(annotation_file), Path(image_folder)
     check_place(path, folder)
     if (stream := read_stream(path, masks)) is not None:
-        images, missing = present_images(path, folder, stream.images, skip_missing_images)
-        categories = read_categories(path, stream.categories, stream.category_ids)
+        images, missing = present_images(path, folder, stream.image_entries(), skip_missing_images)
+        categories = read_categories(path, stream.categories, stream.category_numbers)
         index_of = {image["id"]: i for i, image in enumerate(images)}
         class_of: dict[Id, int] = {number: i for i, number in enumerate(categories.ids)}
-        columns = stream.columns(index_of, class_of, absent=missing > 0)
-        if columns is not None:
+        if (columns := stream.columns(index_of, class_of)) is not None:
+            del stream
             return dataset_of(path, folder, categories, images, missing, columns, ground_truth)
-        del stream, columns
+        del stream
     content = read_content(path, folder)
     images, missing = present_images(path, folder, content["images"], skip_missing_images)
     return index_annotations(path, folder, content, images, missing, masks, ground_truth)
@@ -117,7 +118,7 @@ def dataset_of(
     """
     sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64).reshape(-1, 2)
     rows = rows_of(columns, sizes)
-    count, masks = len(columns.ids), columns.masks
+    count, masks = len(columns.boxes), columns.masks
     if rows.maskless and not len(rows.boxes):
         raise ValueError(
             f"{path}: not one of {count} annotations has a mask: segmentation needs polygons or run "
@@ -129,7 +130,7 @@ def dataset_of(
         )
     form = None
     if rows.boxes[:, 2:].max(initial=0) <= 2 or rows.clipped + len(rows.dropped) > MOST_OUTSIDE * count:
-        form = box_form(np.frombuffer(columns.boxes).reshape(-1, 4), sizes[columns.images])
+        form = box_form(columns.boxes, sizes[columns.images])
     return DetectionDataset(
         annotation_file=path,
         image_folder=folder,
@@ -175,8 +176,10 @@ def _read_columns(
     known: Collection[Id] = index_of if all_ids is None else all_ids
     sizes = [(image["height"], image["width"]) for image in images]
     entries = Entries(path, "annotations")
-    positions: list[int] = []
-    columns = Columns(positions=positions, masks=Masks() if masks else None)
+    found = Masks() if masks else None
+    rows: list[tuple[int, int, float, bool, int]] = []
+    boxes: list[list[float]] = []
+    ids: list[Any] = []
     for position, annotation in enumerate(annotations):
         if type(annotation) is not dict:
             entries.check(position, annotation)
@@ -189,26 +192,32 @@ def _read_columns(
             entries.unknown(position, annotation, "image_id", known, "images")
         if category_id not in class_of:
             entries.unknown(position, annotation, "category_id", class_of, "categories")
+        ids.append(annotation.get("id", "?"))
         if image_id not in index_of:
             continue
         box = annotation.get("bbox")
         if not is_box(box):
             entries.wrong(position, annotation, "bbox", BOX)
         area, crowd = entries.area_and_crowd(position, annotation, box[2] * box[3])
-        index, number = index_of[image_id], annotation.get("id", "?")
-        if columns.masks is not None:
+        index = index_of[image_id]
+        if found is not None:
             try:
-                columns.masks.add(annotation.get("segmentation"), number, box, sizes[index])
+                found.add(annotation.get("segmentation"), ids[-1], box, sizes[index])
             except ValueError as error:
                 entries.fault(position, annotation, f"segmentation: {error}")
-        columns.images.append(index)
-        columns.classes.append(class_of[category_id])
-        columns.boxes.extend(box)
-        columns.areas.append(area)
-        columns.crowds.append(crowd)
-        columns.ids.append(number)
-        positions.append(position)
-    return columns
+        rows.append((index, class_of[category_id], area, crowd, position))
+        boxes.append(box)
+    image, number, areas, crowds, positions = zip(*rows, strict=True) if rows else [()] * 5
+    return Columns(
+        images=np.array(image, dtype=np.int64),
+        classes=np.array(number, dtype=np.int64),
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        areas=np.array(areas, dtype=np.float64),
+        crowds=np.array(crowds, dtype=np.uint8),
+        positions=np.array(positions, dtype=np.int64),
+        ids=ids,
+        masks=found,
+    )
 
 
 def _instance_masks(sizes: np.ndarray, masks: Sequence[bytes]) -> InstanceMasks:
@@ -283,7 +292,7 @@ def _roboflow_parent(categories: Sequence[Any], used: Iterable[Any]) -> int | No
 
 
 def present_images(
-    path: Path, folder: Path, images: Sequence[Any], skip_missing: bool
+    path: Path, folder: Path, images: Iterable[Any], skip_missing: bool
 ) -> tuple[list[dict[str, Any]], int]:
     """The images whose file exists, as id, file_name, height and width, and how many are missing.
 
@@ -301,17 +310,16 @@ def present_images(
         height, width = entries.size(position, image)
         name = entries.text(position, image, "file_name")
         read[number] = {"id": number, "file_name": name, "height": height, "width": width}
-    images = list(read.values())
-    there = exist(folder, [image["file_name"] for image in images])
-    present = [image for image, found in zip(images, there, strict=True) if found]
-    absent = [image for image, found in zip(images, there, strict=True) if not found]
+    there = exist(folder, [image["file_name"] for image in read.values()])
+    present = [image for image, found in zip(read.values(), there, strict=True) if found]
+    absent = [image for image, found in zip(read.values(), there, strict=True) if not found]
     if absent and not skip_missing:
         raise FileNotFoundError(
-            f"{path}: {len(absent)} of {len(images)} images are not in {folder} "
+            f"{path}: {len(absent)} of {len(read)} images are not in {folder} "
             f"(first: {absent[0]['file_name']}). Check the folder, or leave them out with --skip_bad_images true"
         )
     if not present:
-        raise FileNotFoundError(f"{path}: none of its {len(images)} images is in {folder}")
+        raise FileNotFoundError(f"{path}: none of its {len(read)} images is in {folder}")
     return present, len(absent)
 
 
@@ -431,7 +439,15 @@ def _images_of(file: Path) -> Path:
 
 
 def _read(annotations: str | Path, images: str | Path, task: Task, skip_missing_images: bool) -> DetectionDataset:
-    return read_coco(annotations, images, skip_missing_images, masks=task == "instance")
+    path, folder, masks = Path(annotations), Path(images), task == "instance"
+    return indexed(
+        path,
+        folder,
+        None,
+        masks,
+        lambda: read_coco(path, folder, skip_missing_images, masks),
+        ground_truth=ground_truth,
+    )
 
 
 COCO = Format(

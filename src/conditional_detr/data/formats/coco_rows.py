@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,15 +16,15 @@ Size = tuple[int, int]  # height, width
 
 @dataclass
 class Columns:
-    """Checked annotations, in the order of the file. Lists and arrays of K."""
+    """Checked annotations, in the order of the file. K of them."""
 
-    images: list[int] = field(default_factory=list)  # the place of each one's image among those that are there
-    classes: list[int] = field(default_factory=list)
-    boxes: array[float] = field(default_factory=lambda: array("d"))  # 4 K numbers: x, y, width, height
-    areas: array[float] = field(default_factory=lambda: array("d"))
-    crowds: bytearray = field(default_factory=bytearray)  # 0 or 1
-    ids: list[Any] = field(default_factory=list)
-    positions: list[int] | range = field(default_factory=list)
+    images: np.ndarray  # (K,) int64: the place of each one's image among those that are there
+    classes: np.ndarray  # (K,) int64
+    boxes: np.ndarray  # (K, 4) float64: x, y, width, height
+    areas: np.ndarray  # (K,) float64
+    crowds: np.ndarray  # (K,) 0 or 1
+    positions: np.ndarray  # (K,) int64: in the file's list
+    ids: Sequence[Any]  # by position
     masks: Masks | None = None
 
 
@@ -90,17 +89,17 @@ class Rows:
 
 def rows_of(columns: Columns, sizes: np.ndarray) -> Rows:
     """Cut boxes to their images (N sizes, height and width), and leave out what has no area or no mask there."""
-    images = np.array(columns.images, dtype=np.int64)
-    x, y, width, height = np.frombuffer(columns.boxes, dtype=np.float64).reshape(-1, 4).T
+    images = columns.images
+    x, y, width, height = columns.boxes.T
     bottom, right = sizes[images].T.astype(np.float64)
     x1, y1 = x + width, y + height
     inside = np.stack([np.maximum(x, 0), np.maximum(y, 0), np.minimum(x1, right), np.minimum(y1, bottom)], axis=1)
     usable = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
-    dropped = [columns.ids[i] for i in np.flatnonzero(~usable).tolist()]
+    dropped = [columns.ids[i] for i in columns.positions[~usable].tolist()]
     maskless: list[Any] = []
     if columns.masks is not None:
         masked = np.array([len(own) > 0 for own in columns.masks.run_lengths], dtype=bool)
-        maskless = [columns.ids[i] for i in np.flatnonzero(usable & ~masked).tolist()]
+        maskless = [columns.ids[i] for i in columns.positions[usable & ~masked].tolist()]
         usable &= masked
     # Half a pixel outside is rounding, not a fault worth reporting.
     outside = (x < -0.5) | (y < -0.5) | (x1 > right + 0.5) | (y1 > bottom + 0.5)
@@ -110,10 +109,10 @@ def rows_of(columns: Columns, sizes: np.ndarray) -> Rows:
     return Rows(
         first=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
         boxes=inside[kept].astype(np.float32),
-        classes=np.array(columns.classes, dtype=np.int64)[kept],
-        areas=np.frombuffer(columns.areas, dtype=np.float64)[kept].astype(np.float32),
-        crowds=np.frombuffer(columns.crowds, dtype=np.uint8)[kept].astype(bool),
-        positions=np.array(columns.positions, dtype=np.int64)[kept],
+        classes=columns.classes[kept],
+        areas=columns.areas[kept].astype(np.float32),
+        crowds=columns.crowds[kept].astype(bool),
+        positions=columns.positions[kept],
         run_lengths=[] if columns.masks is None else [columns.masks.run_lengths[i] for i in kept.tolist()],
         clipped=int((outside & usable).sum()),
         dropped=dropped,

@@ -1,5 +1,5 @@
 """A COCO file's lists read in one pass that makes no objects of what is not needed: seconds and little memory, where
-`json` takes many of both for the millions of numbers of polygons.
+`json` takes many of both for millions of numbers of polygons.
 
 Only what is plainly right is read so. Anything else, faults among it, is left to `json` and `entries`, which tell the one from
 the other and name the place: two readers, but one that decides what is wrong.
@@ -8,11 +8,13 @@ the other and name the place: two readers, but one that decides what is wrong.
 import codecs
 import mmap
 from array import array  # without `from __future__ import annotations`: msgspec evaluates those of the classes below
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from ..dataset import Id
 from .coco_rows import Columns, Masks
@@ -24,55 +26,51 @@ FORGET = 2**14  # annotations after which pages of the file are given back
 
 @dataclass
 class Content:
-    """What a COCO file lists: images and categories of which nothing is known yet; annotations whose numbers are numbers."""
+    """What a COCO file lists: images and categories of which little is known yet; annotations whose numbers are numbers."""
 
-    images: list[dict[str, Any]] = field(default_factory=list)  # id, file_name, height, width, as far as they are there
+    images: list[Any] = field(default_factory=list)  # with id, file_name, height, width
     categories: list[Any] = field(default_factory=list)
-    image_ids: list[Id] = field(default_factory=list)  # of annotations, as all that follows
-    category_ids: list[Id] = field(default_factory=list)
+    # Of annotations. Ids of images and categories are numbered as they come: 4 bytes each, whatever they are.
+    image_numbers: dict[Id, int] = field(default_factory=dict)
+    images_of: "array[int]" = field(default_factory=lambda: array("i"))
+    category_numbers: dict[Id, int] = field(default_factory=dict)
+    categories_of: "array[int]" = field(default_factory=lambda: array("i"))
     boxes: "array[float]" = field(default_factory=lambda: array("d"))  # x, y, width, height
     areas: "array[float]" = field(default_factory=lambda: array("d"))
     crowds: bytearray = field(default_factory=bytearray)
     ids: list[Any] = field(default_factory=list)
     masks: Masks | None = None
 
-    def columns(self, index_of: dict[Id, int], class_of: dict[Id, int], absent: bool) -> Columns | None:
+    def image_entries(self) -> Iterator[dict[str, Any]]:
+        return ({name: getattr(image, name) for name in image.__struct_fields__} for image in self.images)
+
+    def columns(self, index_of: dict[Id, int], class_of: dict[Id, int]) -> Columns | None:
         """The annotations of the images that are there; None where one is of no image, or of no category, or where masks
-        of absent images are among them.
+        of absent images were counted.
 
         Args:
             index_of: place of each image that is there.
-            absent: whether annotations may be of images that are not.
+            class_of: number of each category.
         """
-        known = {image["id"] for image in self.images}
-        images = list(map(index_of.get, self.image_ids))
-        classes = list(map(class_of.get, self.category_ids))
-        if None in classes or not known.issuperset(self.image_ids):
+        known = index_of.keys() | {image.id for image in self.images}
+        if not (self.image_numbers.keys() <= known and self.category_numbers.keys() <= class_of.keys()):
             return None
-        found = Columns(
-            [image for image in images if image is not None],
-            [number for number in classes if number is not None],
-            self.boxes, self.areas, self.crowds, self.ids, range(len(images)), self.masks,
-        )  # fmt: skip
-        if len(found.images) == len(images):
-            return found
-        return _selected(found, [i for i, image in enumerate(images) if image is not None]) if absent else None
-
-
-def _selected(columns: Columns, kept: list[int]) -> Columns | None:
-    """Some annotations; None where there are masks, among which those of the others were counted."""
-    if columns.masks is not None:
-        return None
-    boxes = columns.boxes
-    return Columns(
-        columns.images,
-        [columns.classes[i] for i in kept],
-        array("d", [value for i in kept for value in boxes[4 * i : 4 * i + 4]]),
-        array("d", [columns.areas[i] for i in kept]),
-        bytearray(columns.crowds[i] for i in kept),
-        [columns.ids[i] for i in kept],
-        kept,
-    )
+        places = np.array([index_of.get(number, -1) for number in self.image_numbers] or [0], dtype=np.int64)
+        classes = np.array([class_of[number] for number in self.category_numbers] or [0], dtype=np.int64)
+        images = places[np.frombuffer(self.images_of, dtype=np.int32)]
+        there = images >= 0
+        if not there.all() and self.masks is not None:
+            return None
+        return Columns(
+            images=images[there],
+            classes=classes[np.frombuffer(self.categories_of, dtype=np.int32)][there],
+            boxes=np.frombuffer(self.boxes).reshape(-1, 4)[there],
+            areas=np.frombuffer(self.areas)[there],
+            crowds=np.frombuffer(self.crowds, dtype=np.uint8)[there],
+            ids=self.ids,
+            positions=np.flatnonzero(there),
+            masks=self.masks,
+        )
 
 
 def read_stream(path: Path, masks: bool) -> Content | None:
@@ -128,13 +126,11 @@ def _decode(mapped: mmap.mmap, masks: bool) -> Content:
         def __post_init__(self) -> None:
             if not (1 <= self.height <= LARGEST_SIDE and 1 <= self.width <= LARGEST_SIDE):
                 raise ValueError
-            found.images.append(
-                {"id": self.id, "file_name": self.file_name, "height": self.height, "width": self.width}
-            )
-            sizes[self.id] = self.height, self.width
+            if masks:
+                sizes[self.id] = self.height, self.width
 
     class Annotation(msgspec.Struct, gc=False):
-        image_id: int | str
+        image_id: int | str | None
         category_id: int | str
         bbox: tuple[float, float, float, float] | None
         area: float | None = None
@@ -143,29 +139,33 @@ def _decode(mapped: mmap.mmap, masks: bool) -> Content:
 
         def __post_init__(self) -> None:
             _add(found, self)
-            self.bbox = self.id = None  # what stays of it is small
-            if len(found.image_ids) % FORGET == 0:
+            self.image_id = self.bbox = self.area = self.id = None  # what stays of it is small
+            if len(found.ids) % FORGET == 0:
                 _forget(mapped)
 
     class Masked(Annotation, gc=False):
         segmentation: Any = None
 
         def __post_init__(self) -> None:
-            if found.masks is None or self.bbox is None or self.image_id not in sizes:
-                raise ValueError  # such as a file that lists its images last
+            if found.masks is None or self.bbox is None or self.image_id is None or self.image_id not in sizes:
+                raise ValueError
             found.masks.add(self.segmentation, self.id, self.bbox, sizes[self.image_id])
             self.segmentation = None
-            super().__post_init__()
+            Annotation.__post_init__(self)  # msgspec makes the class anew, and super() does not know it
 
-    class File(msgspec.Struct):
+    class Images(msgspec.Struct):
         images: list[Image]
+
+    class File(Images):
         categories: list[Any]
         annotations: list[Masked if masks else Annotation] = []  # type: ignore[valid-type]  # test sets have none
 
+    if masks:  # their images' sizes are needed, and some files list the images last
+        msgspec.json.decode(mapped, type=Images)
     content = msgspec.json.decode(mapped, type=File)
-    if not len(found.images) == len(content.images) or not len(found.image_ids) == len(content.annotations):
+    if len(found.ids) != len(content.annotations) or (masks and len(sizes) != len(content.images)):
         raise ValueError  # a list is there twice
-    found.categories = content.categories
+    found.images, found.categories = content.images, content.categories
     return found
 
 
@@ -180,8 +180,8 @@ def _add(found: Content, annotation: Any) -> None:
         inside and -LARGEST <= height <= LARGEST and -LARGEST_AREA <= area <= LARGEST_AREA and crowd in (0, 1, None)
     ):
         raise ValueError
-    found.image_ids.append(annotation.image_id)
-    found.category_ids.append(annotation.category_id)
+    found.images_of.append(found.image_numbers.setdefault(annotation.image_id, len(found.image_numbers)))
+    found.categories_of.append(found.category_numbers.setdefault(annotation.category_id, len(found.category_numbers)))
     found.boxes.extend(annotation.bbox)
     found.areas.append(area)
     found.crowds.append(crowd or 0)

@@ -1,0 +1,1 @@
+"""A model behind HTTP: pictures in, detections out, and a page for people."""
