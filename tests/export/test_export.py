@@ -63,7 +63,7 @@ def certificate_of(output):
 
 
 def assert_detects_the_same(file, folder, pictures, **options):
-    ours, theirs = Detector.from_pretrained(file, **options), Detector.from_pretrained(folder, device="cpu")
+    ours, theirs = (Detector.from_pretrained(model, device="cpu", **options) for model in (file, folder))
     for found, expected in zip(ours.detect(pictures, 0.0), theirs.detect(pictures, 0.0), strict=True):
         assert_same_detections(found, expected, score=1e-4, box=0.02)
     return ours

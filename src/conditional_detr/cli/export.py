@@ -14,7 +14,7 @@ from .usage import UsageError
 
 
 def run(arguments: list[str]) -> None:
-    values = values_of(_parser(), arguments)
+    values = values_of(_parser(), arguments, output_is_file=True)
     use_threads(values.pop("threads"))
     if values["top_k"] < 0:
         raise UsageError(f"--top_k is {values['top_k']}; it is a number of detections")

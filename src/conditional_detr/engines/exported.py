@@ -45,7 +45,7 @@ class ExportedModel:
         """Load an exported file; see `files.exported_file`.
 
         Raises:
-            OSError, ValueError: see `open_engine`; or it is of another model.
+            OSError, ValueError: see `files.open_engine`; or it is of another model.
         """
         engine = open_engine(path, dtype)
         return cls(engine, Manifest.from_strings(engine.metadata, path), dtype)

@@ -126,6 +126,7 @@ def compare(
     exported: ExportedModel,
     preprocessing: Preprocessing,
     pictures: Sequence[Path] = (),
+    bound: float = BOUNDS[torch.float32],
 ) -> Iterator[Case]:
     """Let both compute the same, a case at a time.
 
@@ -134,6 +135,7 @@ def compare(
         exported: the file, behind its engine.
         preprocessing: of the model's image processor.
         pictures: files, to be compared beside what is generated.
+        bound: scores that differ by no more may change places.
 
     Raises:
         OSError: a picture cannot be read.
@@ -148,7 +150,7 @@ def compare(
             found = exported(exported.prepared(canvas, preprocessing), pixel_mask)
         except RuntimeError as error:
             raise Refused(f"{what}, batch {shape[0]} of {shape[1]}×{shape[2]}: {error}. Nothing was written") from None
-        yield _compared(Case(what, shape), found, expected, model, sizes)
+        yield _compared(Case(what, shape), found, expected, model, sizes, bound)
 
 
 def _inputs(
@@ -161,7 +163,8 @@ def _inputs(
     detector = model.detector if isinstance(model, SegmentationModel) else model
     generator = torch.Generator().manual_seed(0)
     for batch, *sides in SHAPES:
-        height, width = (max(33, side * min(detector.model.backbone.stride, 32) // 32) for side in sides)
+        stride = min(detector.model.backbone.stride, 32)
+        height, width = (max(33, side * stride // 32 | side % 2) for side in sides)  # odd ones stay odd
         canvas = _scene(batch, height, width, generator)
         yield "generated", canvas, None, [(height, width)] * batch
     if "pixel_mask" in exported.engine.inputs:
@@ -182,7 +185,12 @@ def _scene(batch: int, height: int, width: int, generator: torch.Generator) -> T
 
 
 def _compared(
-    case: Case, found: Any, expected: Any, model: ObjectDetectionModel | SegmentationModel, sizes: list[tuple[int, int]]
+    case: Case,
+    found: Any,
+    expected: Any,
+    model: ObjectDetectionModel | SegmentationModel,
+    sizes: list[tuple[int, int]],
+    bound: float,
 ) -> Case:
     for name in ("logits", "pred_boxes"):
         case.differences[name] = _largest(found[name], expected[name])
@@ -193,7 +201,7 @@ def _compared(
     ]
     scores, boxes = [0.0], [0.0]
     for ours, theirs in zip(*both, strict=True):
-        pairs, alone = _pairs(_keys(ours), _keys(theirs), ours["scores"], theirs["scores"])
+        pairs, alone = _pairs(_keys(ours), _keys(theirs), ours["scores"], theirs["scores"], bound)
         case.detections, case.unmatched = case.detections + len(pairs), case.unmatched + alone
         mine, other = (
             (torch.tensor(rows, dtype=torch.int64) for rows in zip(*pairs, strict=True)) if pairs else ([], [])
@@ -211,7 +219,7 @@ def _keys(found: Mapping[str, Tensor]) -> list[tuple[int, int]]:
 
 
 def _pairs(
-    ours: list[tuple[int, int]], theirs: list[tuple[int, int]], own: Tensor, other: Tensor
+    ours: list[tuple[int, int]], theirs: list[tuple[int, int]], own: Tensor, other: Tensor, bound: float
 ) -> tuple[list[tuple[int, int]], int]:
     """The rows of the same query and class in both; and how many are in one alone though they score clearly better than
     the last of the other, so that no tie at the end of the list explains it."""
@@ -220,7 +228,7 @@ def _pairs(
     matched = {row for row, _ in pairs}, {row for _, row in pairs}
     alone = 0
     for scores, kept, last in ((own, matched[0], other), (other, matched[1], own)):
-        clear = float(last[-1]) + BOUNDS[torch.float16] if len(last) else 0.0
+        clear = float(last[-1]) + bound if len(last) else 0.0
         alone += sum(row not in kept and score > clear for row, score in enumerate(scores.tolist()))
     return pairs, alone
 

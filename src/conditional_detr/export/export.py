@@ -130,8 +130,9 @@ def export_model(
         say("comparing it with the model")
         engine = open_engine(file)
         exported = ExportedModel(engine, Manifest.from_strings(engine.metadata, file))
-        cases = list(compare(model, exported, processor.preprocessing, images))
-        certificate = Certificate(format, dtype, engine.name, BOUNDS[DTYPES[dtype]], cases)
+        bound = BOUNDS[DTYPES[dtype]]
+        cases = list(compare(model, exported, processor.preprocessing, images, bound))
+        certificate = Certificate(format, dtype, engine.name, bound, cases)
         certificate.check()
         if data is not None:
             say("scoring it")
