@@ -114,7 +114,9 @@ def test_pointing_and_the_keyboard_tell_what_a_box_is(detector, open_page):
         assert page.locator("#found button.lit").count() == 1
         with page.expect_response(lambda answer: "/v1/explain" in answer.url) as explained:
             page.keyboard.press("Enter")
-        assert explained.value.ok and page.locator("#found [aria-pressed=true]").count() == 1
+        assert explained.value.ok and page.locator("#found button[aria-pressed=true]:focus").count() == 1
+        page.locator("#status", has_text="above").wait_for()
+        assert page.locator("#found button[aria-pressed=true]:focus").count() == 1  # the keyboard's place is kept
         assert not page.evaluate("() => document.documentElement.scrollWidth > innerWidth") and wrong == []
 
 

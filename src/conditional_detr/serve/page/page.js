@@ -74,7 +74,9 @@ async function choose(detection) {
   try {
     const found = await ask(`v1/explain?threshold=${LEAST}&detection=${number}`, { method: "POST", body: form });
     Object.defineProperty(detection, "attention", { value: found.attention }); // not enumerable: no part of downloads
-    if (picture === current) refresh();
+    if (picture !== current) return;
+    draw(); // the list stays as it is, and with it the keyboard's place
+    say();
   } catch (error) {
     part("status").textContent = error.message;
   }
@@ -146,6 +148,11 @@ function refresh() {
   showClasses();
   showFound();
   draw();
+  say();
+}
+
+// What is said below the picture.
+function say() {
   const count = visible(current).length;
   const words = current.waiting ? "looking …" : current.error || `${count} detection${count === 1 ? "" : "s"} above ${least().toFixed(2)}`;
   part("status").textContent = pictures.length > 1 ? `${current.name}: ${words}` : words;
