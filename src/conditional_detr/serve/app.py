@@ -23,7 +23,7 @@ from ..messages import one_line
 from ..predict.detector import Detector
 from ..results.image_results import MOST_DETECTIONS
 from .batching import Batcher, Found
-from .body import Base64Pictures, Intake
+from .body import Base64Pictures, Held, Intake
 from .limits import Limits
 from .metrics import Metrics
 from .page import CONTENT_SECURITY_POLICY, page
@@ -123,7 +123,7 @@ class Server:
     @asynccontextmanager
     async def _checked(self, request: Request) -> AsyncIterator[list[Picture | Refusal]]:
         """The pictures of a request, whose bytes count until the block ends."""
-        held: list[int] = []
+        held = Held()
         try:
             try:
                 files = await asyncio.wait_for(self.intake.pictures(request, held), self.limits.seconds)

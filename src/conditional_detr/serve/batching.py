@@ -26,8 +26,6 @@ from .refusal import Refusal
 
 logger = logging.getLogger(__name__)
 
-FAILED = Refusal(500, "the model failed; the server's log says why")
-
 
 @dataclass(frozen=True)
 class Found:
@@ -74,7 +72,8 @@ class Batcher:
         self._seconds_a_picture = 0.0
         decoders = worker_count(-1, detector.device)
         self._decoders = ThreadPoolExecutor(decoders, "decode") if decoders else None
-        self._thread = threading.Thread(target=self._work, name="model")
+        # Of no importance to Python's end: `close` waits for it, and a second Ctrl-C does not.
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
     @property
@@ -152,7 +151,7 @@ class Batcher:
             for waiting in taken:
                 left, waiting.request.left = waiting.request.left, 0
                 if left and waiting.request.answer.set_running_or_notify_cancel():
-                    waiting.request.answer.set_exception(FAILED)
+                    waiting.request.answer.set_exception(_failed())
 
     def _run(self, threshold: float, taken: list[_Waiting]) -> None:
         """Run the model for as long as pictures wait; on a CPU one batch, whose results would be held back by the next."""
@@ -173,7 +172,9 @@ class Batcher:
                 _answer(taken[index], Found(taken[index].picture.size, named_detections(found, names)))
 
     def _batches(self, threshold: float, taken: list[_Waiting]) -> Iterator[PreparedBatch]:
-        while own := self._take(threshold):
+        """Until nothing of this threshold waits, or something else does, or `WINDOW` pictures were taken, whose bytes are
+        held as long."""
+        while len(taken) < WINDOW and not self._calls and (own := self._take(threshold)):
             first = len(taken)
             taken += own
             decoded = (map if self._decoders is None else self._decoders.map)(self._decode, [w.picture for w in own])
@@ -213,6 +214,10 @@ class Batcher:
             return reason_of(error)
 
 
+def _failed() -> Refusal:
+    return Refusal(500, "the model failed; the server's log says why")
+
+
 def _call(answer: Future[Any], call: Callable[[], Any]) -> None:
     if not answer.set_running_or_notify_cancel():
         return
@@ -222,7 +227,7 @@ def _call(answer: Future[Any], call: Callable[[], Any]) -> None:
         answer.set_exception(refusal)
     except Exception:
         logger.exception("the model failed")
-        answer.set_exception(FAILED)
+        answer.set_exception(_failed())
 
 
 def _answer(waiting: _Waiting, result: Found | str) -> None:
