@@ -50,7 +50,7 @@ RECIPE: dict[str, Any] = {
         "decoder_ffn_dim": 64, "num_queries": 10, "auxiliary_loss": True,
     },
     "image_size": 64, "max_size": 128, "epochs": 3, "batch_size": 6, "lr": 1e-3, "backbone_lr": 1e-3, "ema": 0.9,
-    "workers": 2, "log_steps": 1, "tensorboard": False, "checkpoint_steps": 2, "keep_checkpoints": 3,
+    "workers": 2, "log_steps": 1, "tensorboard": False, "checkpoint_steps": 2, "keep_checkpoints": 3, "preflight": False,
     "augmentation": {
         "scales": [48, 64], "max_size": 128, "crop": 0.5, "crop_scales": [64], "crop_min": 32, "crop_max": 48,
     },

@@ -29,6 +29,7 @@ def small_recipe(data, output, model=None, **values):
         workers=0,
         log_steps=1,
         tensorboard=False,
+        preflight=False,
     )
     return Recipe(**{**defaults, **values})
 

@@ -35,7 +35,7 @@ FENCED = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 NOT_CODE = ("text", "bibtex")
-SIZES = dict(image_size=64, max_size=96, epochs=1, batch_size=4, workers=0, tensorboard=False)
+SIZES = dict(image_size=64, max_size=96, epochs=1, batch_size=4, workers=0, tensorboard=False, preflight=False)
 AUGMENTATION = dict(scales=[64], max_size=96, crop=0.0)
 MODEL = {**SMALL, "auxiliary_loss": True, "use_pretrained_backbone": False}
 # What a block of Python says, and what is said in its place.
@@ -103,7 +103,7 @@ def _furnish(folder):
     Image.open(folder / "photos/000001.png").save(folder / "photo.jpg")
     panoptic = ConditionalDetrForSegmentation(small_config(is_thing=[True, True, False]))
     models = {
-        "runs/demo/model": small_model(),
+        "runs/demo/model": small_model(id2label=dict(enumerate(("circle", "square", "triangle")))),
         "runs/demo_panoptic/model": panoptic,
         "microsoft/conditional-detr-resnet-50": small_model(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import re
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -17,6 +18,8 @@ from .messages import is_text, shown
 
 if TYPE_CHECKING:
     from .classes import ClassReading
+
+logger = logging.getLogger(__name__)
 
 Task = Literal["detection", "instance", "panoptic"]
 ACTIVATIONS = ("relu", "gelu", "silu")
@@ -78,6 +81,8 @@ class DetectionConfig(ABC):
       `config.json`; nor is 1.
     - `category_ids`: the data set's own category id of each class, in class order.
     - `is_thing`: for panoptic segmentation, whether each class is countable.
+    - `backbone_config`: of a ResNet that is given by its sizes, as transformers' `ResNetConfig` has them; None for a
+      network that timm has by name. Of any other backbone, transformers' `backbone_config` is read into the fields here.
 
     Unknown fields given to the constructor are kept in `extra` and written back by `to_dict`.
 
@@ -103,6 +108,7 @@ class DetectionConfig(ABC):
     backbone_norm: str = "frozen"
     output_stride: int = 32
     dilation: bool = False
+    backbone_config: dict[str, Any] | None = None
     num_channels: int = ranged(3, 1, 1000)
     # transformer
     d_model: int = ranged(256, 4, 4096)
@@ -162,26 +168,37 @@ class DetectionConfig(ABC):
         if nested is not None:
             if not isinstance(nested, dict) and not hasattr(nested, "to_dict"):
                 self._refuse("backbone_config", nested, "a JSON object")
-            nested = dict(nested) if isinstance(nested, dict) else nested.to_dict()
-            if nested.get("model_type", "timm_backbone") != "timm_backbone":
-                raise ValueError(
-                    f"backbone_config of model_type {shown(nested['model_type'])} (use_timm_backbone=false) is not "
-                    "supported; use a checkpoint with a timm backbone"
-                )
-            values["backbone"] = values.get("backbone") or nested.get("backbone")
-            stride = nested.get("output_stride")
-            if stride not in (None, 16, 32):
-                self._refuse("backbone_config.output_stride", stride, "16 or 32")
-            if stride == 16:
-                values.setdefault("dilation", True)
-            stages = nested.get("out_indices") or [-1]
-            if not isinstance(stages, list | tuple) or not all(_is_integer(stage, -1, 1000) for stage in stages):
-                self._refuse("backbone_config.out_indices", stages, "a list of stages, integers of at least -1")
-            if stages[-1] not in (-1, 4):  # stage i of a ResNet has stride 2^(i+1)
-                values.setdefault("output_stride", 2 ** (stages[-1] + 1))
+            values.update(self._nested_backbone(dict(nested) if isinstance(nested, dict) else nested.to_dict(), values))
+        elif values.get("use_timm_backbone") is False:
+            raise ValueError(
+                f"{type(self).__name__}: use_timm_backbone=false needs the sizes of a ResNet in backbone_config; or name one "
+                "of timm's networks as backbone"
+            )
         for derived in ("model_type", "label2id", "transformers_version"):
             values.pop(derived, None)
         return values
+
+    def _nested_backbone(self, nested: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+        """The fields that transformers' `backbone_config` stands for; `values` are those that stand beside it."""
+        kind = nested.get("model_type", "timm_backbone")
+        stages = nested.get("out_indices") or [-1]
+        if not isinstance(stages, list | tuple) or not all(_is_integer(stage, -1, 1000) for stage in stages):
+            self._refuse("backbone_config.out_indices", stages, "a list of stages, integers of at least -1")
+        fields: dict[str, Any] = {}
+        if stages[-1] not in (-1, 4) and "output_stride" not in values:  # stage i of a ResNet has stride 2^(i+1)
+            fields["output_stride"] = 2 ** (stages[-1] + 1)
+        if kind == "resnet":
+            return fields | {"backbone_config": resnet_sizes(nested), "use_timm_backbone": False, "backbone": "resnet"}
+        if kind != "timm_backbone":
+            raise ValueError(
+                f"backbone_config of model_type {shown(kind)} is not supported; use a ResNet or one of timm's networks"
+            )
+        stride = nested.get("output_stride")
+        if stride not in (None, 16, 32):
+            self._refuse("backbone_config.output_stride", stride, "16 or 32")
+        if stride == 16 and "dilation" not in values:
+            fields["dilation"] = True
+        return fields | {"backbone": values.get("backbone") or nested.get("backbone"), "use_timm_backbone": True}
 
     def _checked(self, spec: Field[Any], kind: Any, value: Any) -> Any:
         """A field's value in the type it is kept in, or one line that says what it must be."""
@@ -202,6 +219,8 @@ class DetectionConfig(ABC):
             return int(value) if isinstance(value, Integral) else float(value)
         elif kind == dict[int, str]:
             return self._labels(name, value)
+        elif name == "backbone_config":
+            return value
         elif value is not None:
             integers = kind == list[int] | None
             fits = Integral if integers else bool
@@ -245,7 +264,10 @@ class DetectionConfig(ABC):
             if not condition:
                 raise ValueError(f"{type(self).__name__}: {message}")
 
-        require(self.use_timm_backbone, "use_timm_backbone=false is not supported; use a timm backbone")
+        require(
+            not (self.backbone_config and self.dilation),
+            "dilation (DC5) needs a timm backbone, not a backbone_config of sizes",
+        )
         require(
             not (self.dilation and self.output_stride != 32), "dilation (DC5) needs output_stride 32, which it halves"
         )
@@ -332,21 +354,92 @@ class DetectionConfig(ABC):
     def from_dict(cls, values: dict[str, Any], /, **overrides: Any) -> Self:
         """Build from the contents of a `config.json`; `overrides` replace its values. Unknown fields are kept.
 
-        Other classes in `overrides` bring their own `category_ids` and `is_thing`, or none.
+        Other classes in `overrides` bring their own `category_ids` and `is_thing`, or none: those of the classes that they
+        replace are dropped, and this is logged.
 
         Raises:
             ValueError: a value that no model can have, named with what is allowed.
         """
-        values = {**values, **overrides}
+        values = without_stale_ids({**values, **overrides}, values.get("id2label"), set(overrides))
         if "id2label" in overrides and "num_labels" not in overrides:
             values.pop("num_labels", None)
-        classes = overrides.get("id2label") or overrides.get("num_labels")
-        if classes is not None:
-            count = len(classes) if isinstance(classes, dict) else classes
-            for name in {"category_ids", "is_thing"} - set(overrides):
-                if isinstance(values.get(name), list) and len(values[name]) != count:
-                    del values[name]
         return cls(**values)
+
+
+def without_stale_ids(values: dict[str, Any], before: Any, given: set[str]) -> dict[str, Any]:
+    """The values of a configuration without the `category_ids` and `is_thing` of classes that it no longer has.
+
+    Args:
+        values: of the configuration, what a caller gave included.
+        before: `id2label` of its file.
+        given: the names of the values that a caller gave; what stands beside new classes there is theirs.
+    """
+    labels = values.get("id2label")
+    count = len(labels) if isinstance(labels, dict) else None
+    if "num_labels" in given and "id2label" not in given:
+        count = values["num_labels"]
+    renamed = False
+    if "id2label" in given and isinstance(before, dict) and isinstance(labels, dict):
+        renamed = {str(i): str(n) for i, n in labels.items()} != {str(i): str(n) for i, n in before.items()}
+    # transformers keeps fields that it does not know when it changes the classes.
+    others = bool(given & {"id2label", "num_labels"}) or "transformers_version" in values
+    stale = [
+        name
+        for name in ("category_ids", "is_thing")
+        if name not in given
+        and isinstance(values.get(name), list)
+        and (renamed or (others and len(values[name]) != count))
+    ]
+    if stale:
+        logger.warning("%s of the classes before are dropped: the classes are others now", " and ".join(stale))
+    return {name: value for name, value in values.items() if name not in stale}
+
+
+RESNET_SIZES = {  # transformers' ResNetConfig, with its defaults
+    "num_channels": 3,
+    "embedding_size": 64,
+    "hidden_sizes": [256, 512, 1024, 2048],
+    "depths": [3, 4, 6, 3],
+    "layer_type": "bottleneck",
+    "hidden_act": "relu",
+    "downsample_in_first_stage": False,
+    "downsample_in_bottleneck": False,
+}
+
+
+def resnet_sizes(values: dict[str, Any]) -> dict[str, Any]:
+    """What `backbone_config` says of a ResNet, checked; what it leaves out is ResNet-50's.
+
+    Raises:
+        ValueError: a value that no ResNet here has.
+    """
+    sizes = {name: values.get(name, default) for name, default in RESNET_SIZES.items()}
+
+    def refuse(name: str, expected: str) -> NoReturn:
+        raise ValueError(f"backbone_config.{name} must be {expected}, got {shown(sizes[name])}")
+
+    for name in ("hidden_sizes", "depths"):
+        most = 16_384 if name == "hidden_sizes" else 200
+        if (
+            not isinstance(sizes[name], list | tuple)
+            or len(sizes[name]) != 4
+            or not all(_is_integer(size, 1, most) for size in sizes[name])
+        ):
+            refuse(name, f"four integers from 1 to {most}, one a stage")
+        sizes[name] = [int(size) for size in sizes[name]]
+    for name, most in (("num_channels", 1000), ("embedding_size", 16_384)):
+        if not _is_integer(sizes[name], 1, most):
+            refuse(name, f"an integer from 1 to {most}")
+    if sizes["layer_type"] not in ("basic", "bottleneck"):
+        refuse("layer_type", "basic or bottleneck")
+    if sizes["layer_type"] == "bottleneck" and min(sizes["hidden_sizes"]) < 4:
+        refuse("hidden_sizes", "at least 4 for bottlenecks")
+    if sizes["hidden_act"] != "relu":
+        refuse("hidden_act", "relu")
+    for name in ("downsample_in_first_stage", "downsample_in_bottleneck"):
+        if sizes[name]:
+            refuse(name, "false")
+    return {"model_type": "resnet", **sizes, "out_features": ["stage1", "stage2", "stage3", "stage4"]}
 
 
 @cache

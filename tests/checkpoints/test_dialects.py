@@ -184,7 +184,7 @@ def load(folder, **options):
          "model.safetensors is damaged"),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "config.json is not JSON"),
         (lambda f: edit_config(f, model_type="detr"), ValueError, "is of model_type 'detr'"),
-        (lambda f: edit_config(f, use_timm_backbone=False), ValueError, "use_timm_backbone=false is not supported"),
+        (lambda f: edit_config(f, use_timm_backbone=False), ValueError, "use_timm_backbone=false needs the sizes of a ResNet"),
         (lambda f: edit_config(f, encoder_ffn_dim=77), ValueError, r"of another size: model.encoder.*\(64, 32\), the model needs \(77, 32\)"),
         (lambda f: edit_config(f, decoder_layers=3), ValueError, "missing: model.decoder.layers.2"),
         (lambda f: edit_config(f, decoder_layers=1), ValueError, "unexpected: model.decoder.layers.1"),

@@ -9,11 +9,11 @@ from golden_cases import shared
 
 from conditional_detr.cli import main
 from conditional_detr.data.convert import convert
-from conditional_detr.data.formats.polygons import outline
 from conditional_detr.data.splits import read_all, read_split
 from conditional_detr.evaluate.coco_metrics import coco_metrics
 from conditional_detr.evaluate.evaluation import score
 from conditional_detr.evaluate.predictions import DatasetPredictions
+from conditional_detr.outlines import outline
 
 
 def by_name(data):

@@ -18,6 +18,7 @@ from conditional_detr.models import detr
 from conditional_detr.models.detection_model import DetectionModel
 from conditional_detr.models.detector import ObjectDetectionModel
 from conditional_detr.models.family import Family
+from conditional_detr.models.pretrained import PretrainedModel
 from conditional_detr.models.segmenter import SegmentationModel
 from conditional_detr.processors.image_processor import ConditionalDetrImageProcessor
 
@@ -48,15 +49,15 @@ class CentreDecoder(detr.DetrDecoder):
 NAMES = name_table("centre_detr", detr.NAMES.rows)
 
 
-class CentreDetrModel(DetectionModel):
+class CentreDetrModel(DetectionModel, PretrainedModel):
     config_class, weight_names, decoder_class = CentreDetrConfig, NAMES, CentreDecoder
 
 
-class CentreDetrForObjectDetection(ObjectDetectionModel):
+class CentreDetrForObjectDetection(ObjectDetectionModel, PretrainedModel):
     config_class, weight_names, model_class = CentreDetrConfig, NAMES, CentreDetrModel
 
 
-class CentreDetrForSegmentation(SegmentationModel):
+class CentreDetrForSegmentation(SegmentationModel, PretrainedModel):
     config_class, weight_names, detector_class = CentreDetrConfig, NAMES, CentreDetrForObjectDetection
 
 

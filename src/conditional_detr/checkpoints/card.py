@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
+
+import yaml
 
 from ..config import DetectionConfig
 from ..files import write_atomically
 
 # Shows a card that was written here, so that one a user wrote is left alone.
 MARK = "<!-- Written by conditional-detr when the model was saved; remove this line to keep your own text. -->"
+
+FRONT_MATTER = re.compile(r"---\n(.*?)\n---", re.DOTALL)
 
 USE = """```python
 from PIL import Image
@@ -99,6 +104,20 @@ def write_card(folder: Path, card: str) -> None:
     if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
         return
     write_atomically(path, lambda beside: beside.write_text(card, encoding="utf-8"))
+
+
+def license_of(name: str | Path) -> str:
+    """The license that the card in a saved model's folder gives its weights; "" where there is none."""
+    path = Path(name) / "README.md"
+    if not path.is_file():
+        return ""
+    found = FRONT_MATTER.match(path.read_text(encoding="utf-8", errors="replace"))
+    try:
+        values = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError:
+        return ""
+    license = values.get("license", "") if isinstance(values, dict) else ""
+    return license if isinstance(license, str) else ""
 
 
 def _front_matter(

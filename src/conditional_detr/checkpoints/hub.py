@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, overload
 
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".json", ".yaml", ".yml")
 
 
@@ -28,7 +28,7 @@ def local_path(name: str | Path, file_name: str, *, required: bool = True, **opt
 
     Args:
         name: a folder, or a repository on the hub ("microsoft/conditional-detr-resnet-50").
-        options: `HUB_OPTIONS`, as `huggingface_hub.hf_hub_download` takes them.
+        options: `HUB_OPTIONS`, as `huggingface_hub.hf_hub_download` takes them; `subfolder` also of a folder.
 
     Raises:
         OSError: no such folder or repository, or a required file is absent.
@@ -38,6 +38,7 @@ def local_path(name: str | Path, file_name: str, *, required: bool = True, **opt
     if not str(name):
         raise OSError("no checkpoint is named: give a folder, a file or a hub name")
     if folder.is_dir():
+        folder /= options.get("subfolder") or ""
         path = folder / file_name
         if path.is_file():
             return path

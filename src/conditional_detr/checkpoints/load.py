@@ -23,7 +23,6 @@ RESIZABLE = ("class_labels_classifier.", "query_position_embeddings.")
 WITHOUT_EFFECT = ("attn_implementation", "low_cpu_mem_usage", "trust_remote_code", "use_safetensors")
 # Fields of transformers' configurations that mean nothing here, and are kept for it.
 ONLY_IN_TRANSFORMERS = (
-    "backbone_config",
     "backbone_kwargs",
     "decoder_layerdrop",
     "encoder_layerdrop",
@@ -74,7 +73,7 @@ def load_weights(
         ValueError: the weights do not fit; they are named.
     """
     source, own = weights.source, module.state_dict()
-    state = in_module(to_memory(_with_model_prefix(weights.tensors, table), table), part, table)
+    state = in_memory(weights.tensors, table, part)
     segments = part == "segmenter"
     if not segments and any(n.startswith(MASK_PREFIXES) for n in state):
         logger.info("%s: a segmentation model, of which the detector is taken and the mask head left out", source)
@@ -83,10 +82,6 @@ def load_weights(
     state = {n: t for n, t in state.items() if not n.startswith(left_out)}
     further = [n for n in own if n.endswith(FURTHER_GROUPS) and n not in state]
     unfit = _compare(own, state, (*further, *(MASK_PREFIXES if new_head else ())))
-    if any(".embedder.convolution" in n or ".embedder.embedder." in n for n in unfit.unexpected):
-        raise ValueError(
-            f"{source} was saved with use_timm_backbone=false, whose backbone is another network: not supported"
-        )
     new = [n for n in unfit.mismatched if ignore_mismatched_sizes or (resize and any(what in n for what in RESIZABLE))]
     if problems := _problems(own, state, unfit, new):
         whole = type(module).__name__ + (f" as {described} has it" if described not in ("", str(source)) else "")
@@ -101,6 +96,11 @@ def load_weights(
     if new_head:
         logger.warning("%s is a detector: its mask head is new, to be trained", source)
     module.load_state_dict(kept, assign=True)
+
+
+def in_memory(tensors: dict[str, Tensor], table: NameTable, part: Part) -> dict[str, Tensor]:
+    """The weights of a checkpoint of any dialect and part, under the names that a module has for them."""
+    return in_module(to_memory(_with_model_prefix(tensors, table), table), part, table)
 
 
 def _with_model_prefix(tensors: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:

@@ -88,6 +88,23 @@ OLD_NAMES = (
     ),
 )
 
+# A ResNet's weights, in timm's names and in transformers' (`use_timm_backbone=false`), after what stands in front of both.
+RESNET = (
+    ("conv1.*", "embedder.embedder.convolution.*"),
+    ("bn1.*", "embedder.embedder.normalization.*"),
+    *(
+        (f"layer{stage + 1}.#.{timm}.*", f"encoder.stages.{stage}.layers.#.{theirs}.*")
+        for stage in range(4)
+        for timm, theirs in (
+            *((f"conv{i + 1}", f"layer.{i}.convolution") for i in range(3)),
+            *((f"bn{i + 1}", f"layer.{i}.normalization") for i in range(3)),
+            ("downsample.0", "shortcut.convolution"),
+            ("downsample.1", "shortcut.normalization"),
+        )
+    ),
+)
+BACKBONE_PREFIX = re.compile(r"(.*\bbackbone\.(?:conv_encoder\.)?model\.)(.+)")
+
 SLOTS = "qkv"
 MASK_PREFIXES = ("mask_head.", "bbox_attention.")
 ORIGINAL_DETECTOR_PREFIX = "detr."  # in front of the detector's weights inside a segmentation model, in A
@@ -123,8 +140,8 @@ def to_memory(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     rows = table.rows + OLD_NAMES
-    for name, tensor in without_detector_prefix(state, table).items():
-        known = False
+    for saved_name, tensor in without_detector_prefix(state, table).items():
+        name, known = _of_resnet(saved_name, 1, 0), False
         for row in rows:
             for pattern in (row.a, row.b if row.b != "=" else row.c):
                 matched = _regex(pattern).fullmatch(name) if pattern else None
@@ -138,8 +155,9 @@ def to_memory(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     return renamed
 
 
-def to_disk(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
-    """Rename the weights of a detector or segmentation model from C to B."""
+def to_disk(state: dict[str, Tensor], table: NameTable, resnet: bool = False) -> dict[str, Tensor]:
+    """Rename the weights of a detector or segmentation model from C to B; `resnet`: the backbone has the names of
+    transformers' own ResNet."""
     renamed = {}
     for full_name, tensor in state.items():
         prefix, name = _split(full_name, table)
@@ -148,15 +166,15 @@ def to_disk(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
             if matched:
                 name = _fill(row.b if row.b != "=" else row.c, matched.groups())
                 break
-        renamed[prefix + name] = tensor
+        renamed[prefix + (_of_resnet(name, 0, 1) if resnet else name)] = tensor
     return renamed
 
 
 def to_original(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]:
     """Rename the weights of a detector or segmentation model from C to A, packing queries, keys and values where the
-    original does."""
+    original does. Those of an adapter that is on some of the three only keep their names."""
     renamed: dict[str, Tensor] = {}
-    thirds: dict[str, dict[str, Tensor]] = {}
+    thirds: dict[str, dict[str, tuple[str, Tensor]]] = {}
     for full_name, tensor in state.items():
         prefix, name = _split(full_name, table)
         for row in table.rows:
@@ -166,10 +184,12 @@ def to_original(state: dict[str, Tensor], table: NameTable) -> dict[str, Tensor]
                 break
         name = (ORIGINAL_DETECTOR_PREFIX if prefix else "") + name
         if name.endswith("]"):
-            thirds.setdefault(name[:-3], {})[name[-2]] = tensor
+            thirds.setdefault(name[:-3], {})[name[-2]] = (full_name, tensor)
         else:
             renamed[name] = tensor
-    renamed.update({name: torch.cat([parts[slot] for slot in SLOTS]) for name, parts in thirds.items()})
+    for name, parts in thirds.items():
+        whole = len(parts) == len(SLOTS)
+        renamed.update({name: torch.cat([parts[slot][1] for slot in SLOTS])} if whole else dict(parts.values()))
     return renamed
 
 
@@ -187,6 +207,16 @@ def _split(name: str, table: NameTable) -> tuple[str, str]:
     prefixes = (f"{table.model_type}.", ORIGINAL_DETECTOR_PREFIX)
     prefix = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
     return prefix, name.removeprefix(prefix)
+
+
+def _of_resnet(name: str, read: Literal[0, 1], write: Literal[0, 1]) -> str:
+    """A name with the part that is a ResNet's from one column of `RESNET` in the other; other names as they are."""
+    split = BACKBONE_PREFIX.fullmatch(name)
+    for row in RESNET if split else ():
+        assert split
+        if matched := _regex(row[read]).fullmatch(split[2]):
+            return split[1] + _fill(row[write], matched.groups())
+    return name
 
 
 @cache

@@ -28,6 +28,7 @@ def save_model(
     values: dict[str, Any],
     card: str,
     limits: list[str],
+    resnet: bool = False,
 ) -> None:
     """Write `model.safetensors`, `config.json` and README.md, each whole or not at all.
 
@@ -35,13 +36,14 @@ def save_model(
         state: of the module, further groups of queries left out; `table` and `part` say how it names its weights.
         values: of the configuration.
         limits: what of the model transformers' configuration cannot express; logged as a warning.
+        resnet: see `names.to_disk`.
 
     Raises:
         OSError: the folder cannot be written; files already there stay whole.
     """
     tensors = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in _on_disk(without_further_groups(state), table, part).items()
+        for name, tensor in on_disk(without_further_groups(state), table, part, resnet).items()
         if not name.endswith("num_batches_tracked")
     }
     values = {name: value for name, value in values.items() if name != "torch_dtype"} | {
@@ -56,11 +58,11 @@ def save_model(
         _warn_of_limits("; ".join(limits), str(folder))
 
 
-def _on_disk(state: dict[str, Tensor], table: NameTable, part: Part) -> dict[str, Tensor]:
+def on_disk(state: dict[str, Tensor], table: NameTable, part: Part, resnet: bool = False) -> dict[str, Tensor]:
     """The weights under the names that files have for them."""
     if part != "model":
-        return to_disk(state, table)
-    renamed = to_disk({f"model.{name}": tensor for name, tensor in state.items()}, table)
+        return to_disk(state, table, resnet)
+    renamed = to_disk({f"model.{name}": tensor for name, tensor in state.items()}, table, resnet)
     return {name.removeprefix("model."): tensor for name, tensor in renamed.items()}
 
 

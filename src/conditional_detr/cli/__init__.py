@@ -15,7 +15,7 @@ from .threads import wait_briefly
 from .usage import UsageError
 
 # Each is the module of this name here, whose function `run` takes the arguments behind it, and returns an exit code, or None.
-COMMANDS = ("train", "eval", "predict", "explain", "serve", "demo", "data", "recipes")
+COMMANDS = ("train", "eval", "report", "predict", "explain", "export", "serve", "demo", "data", "recipes")
 
 HELP = """usage: cdetr COMMAND [options]
 
@@ -24,8 +24,10 @@ Conditional DETR and DETR: from a labelled folder to a trained, measured, usable
 commands:
   train     train a detector         cdetr train --config finetune --data path/to/data
   eval      score a detector         cdetr eval --model runs/finetune/model --data path/to/data
+  report    say all of a detector    cdetr report --model runs/finetune/model --data path/to/data
   predict   detect in pictures       cdetr predict --model runs/finetune/model --images photos/
   explain   show where it looked     cdetr explain --model runs/finetune/model --images photos/
+  export    for other engines        cdetr export --model runs/finetune/model --output model.onnx
   serve     detect over HTTP         cdetr serve --model runs/finetune/model
   demo      all of it, on generated scenes, in a few minutes on a CPU
   data      check a data set, convert it to another format, or generate one of scenes with boxes, masks and panoptic maps

@@ -9,8 +9,11 @@ from .parser import CommandParser
 from .usage import UsageError
 
 
-def values_of(parser: CommandParser, arguments: list[str]) -> dict[str, Any]:
+def values_of(parser: CommandParser, arguments: list[str], output_is_file: bool = False) -> dict[str, Any]:
     """The values of a command line, those of shared options in their ranges.
+
+    Args:
+        output_is_file: --output may be one; otherwise it is a folder.
 
     Raises:
         UsageError: it means nothing; one line in plain words.
@@ -23,7 +26,7 @@ def values_of(parser: CommandParser, arguments: list[str]) -> dict[str, Any]:
             raise UsageError(f"--{name} is {values[name]}; scores are in 0…1")
     if values.get("workers", 0) < -1:
         raise UsageError(f"workers is {values['workers']}; it is a number of processes, or -1 for one for each core")
-    if values.get("output") and Path(values["output"]).is_file():
+    if not output_is_file and values.get("output") and Path(values["output"]).is_file():
         raise UsageError(f"--output is {values['output']}, which is a file; it is a folder")
     if not 0 <= values.get("threads", 0) <= 1024:
         raise UsageError(f"threads is {values['threads']}; it is a number of threads, or 0 for those that are free")

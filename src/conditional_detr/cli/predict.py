@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..messages import printable
 from .options import (
@@ -47,6 +47,13 @@ def _parser() -> CommandParser:
     add_speed(parser)
     add_threads(parser)
     add_image_size(parser)
+    parser.add_argument(
+        "--write",
+        type=Literal["jsonl", "coco", "csv", "yolo", "labelme"],
+        nargs="+",
+        default=["jsonl"],
+        help="forms to write, several allowed; predictions.jsonl is written always",
+    )
     parser.add_argument("--draw", type=bool, default=True, help="draw pictures")
     parser.add_argument("--draw_labels", type=bool, default=True, help="write classes and scores into the pictures")
     parser.add_argument(
@@ -75,6 +82,7 @@ def _predict(values: dict[str, Any]) -> None:
     if values["line_width"] < 0:
         raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")
     values["line_width"] = values["line_width"] or None
+    values["forms"] = [form for form in values.pop("write") if form != "jsonl"]
     images = find_images(values.pop("images"))
     values["truth"] = truth_of(values["truth"], images) if values["truth"] else None
     speed, size = speed_of(values), image_size_of(values)

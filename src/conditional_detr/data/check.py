@@ -4,7 +4,6 @@ and pictures of other sizes than the annotation file says."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +35,20 @@ CURES = {
 }
 
 
-def box_form(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]]) -> str | None:
+def box_form(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
     """What boxes seem to be, where they are not x, y, width, height in pixels.
 
     Args:
-        boxes: n times four finite numbers.
-        sizes: n times height and width of the box's image.
+        boxes: (n, 4) finite numbers.
+        sizes: (n, 2) height and width of the boxes' images.
 
     Returns:
         A key of `FORMS`, or None: they are right, or wrong in another way, or too few to tell.
     """
     if len(boxes) < FEWEST_BOXES:
         return None
-    a, b, c, d = np.array(boxes, dtype=np.float64).T
-    height, width = np.array(sizes, dtype=np.float64).T
+    a, b, c, d = boxes.astype(np.float64).T
+    height, width = sizes.astype(np.float64).T
 
     def share_inside(x0: Any, y0: Any, x1: Any, y1: Any) -> float:
         """Of boxes that have an area and stay inside their image, to a pixel of rounding."""

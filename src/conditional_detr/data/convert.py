@@ -20,9 +20,9 @@ import yaml
 
 from ..config import Task
 from ..files import write_json
+from ..outlines import outline
 from .check import header_sizes
 from .dataset import DetectionDataset, check_same_categories
-from .formats.polygons import outline
 from .object_masks import InstanceMasks
 from .splits import find_data, read_split
 

@@ -15,7 +15,7 @@ END = 2**16  # bytes read at either end of a file
 
 
 def part_of(dataset: DetectionDataset, split: str, shares: Sequence[float], whole: str = "") -> DetectionDataset:
-    """A data set's images that are "train", "val" or "test".
+    """A data set's images that are "train", "val" or "test"; all of it where nothing else has a share.
 
     Args:
         shares: of these, in their order; they need not add up to 1.
@@ -29,12 +29,15 @@ def part_of(dataset: DetectionDataset, split: str, shares: Sequence[float], whol
         raise ValueError(
             f"{dataset.annotation_file} has no '{split}' split, and --split {_numbers(shares)} makes none of it"
         )
+    if shares[number] == sum(shares):
+        return dataset
     parts = divide([digest(dataset.image_path(i)) for i in range(len(dataset))], shares)
     chosen = [i for i, part in enumerate(parts) if part == number]
     if not chosen:
         raise ValueError(
             f"{dataset.annotation_file} has too few different pictures ({len(set(parts))} parts could be made of {len(dataset)}) "
-            f"for a '{split}' split: give more, or name annotations and images of each split"
+            f"for a '{split}' split: give more, name annotations and images of each split, or train on all of it "
+            "without validation (--split 1,0)"
         )
     own = dataset.subset(chosen)
     of = f"of '{whole}'" if whole else "of a data set without splits"

@@ -20,7 +20,7 @@ from .formats.labelme import LABELME
 from .formats.open_images import OPEN_IMAGES
 from .formats.voc import VOC
 from .formats.yolo import YOLO
-from .holdout import part_of
+from .holdout import SPLITS, part_of
 from .shares import SHARES, shares_of
 
 FORMATS = (
@@ -140,6 +140,19 @@ def read_splits(
             sources[source] = _checked(known[1].read(source, task, skip_bad))
         datasets.append(part_of(sources[source], split, parts, source) if parts else sources[source])
     return datasets
+
+
+def has_split(folder: str | Path, split: str, task: Task = "detection", shares: str = SHARES) -> bool:
+    """Whether the data set in a folder has a split, or one is to be made of it by these shares.
+
+    Raises:
+        OSError, ValueError: see `find_data`; or nothing that is known lies there.
+    """
+    known = find_data(folder, task)
+    if known is None:
+        raise _no_split(Path(folder), split, task)
+    source, parts = _source(known[1], split, shares_of(shares))
+    return source is not None and (not parts or dict(zip(SPLITS, parts, strict=False)).get(split, 0) > 0)
 
 
 def read_all(folder: str | Path, task: Task = "detection", skip_bad: bool = False) -> list[DetectionDataset]:

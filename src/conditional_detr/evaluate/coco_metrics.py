@@ -35,16 +35,21 @@ class CocoMetrics:
         return {**self.summary, "per_class": self.per_class}
 
 
-def coco_metrics(annotations: dict[str, Any], results: list[dict[str, Any]], iou_type: str = "bbox") -> CocoMetrics:
-    """Score boxes or masks.
+@dataclass
+class CocoEvaluation:
+    """hotcoco's evaluation of results, done and accumulated. It has numbers of its own for what the annotations name: images
+    and categories 1…n in the order of their ids, annotations and results in the order of their lists."""
 
-    Args:
-        annotations: the contents of a COCO annotation file. Ids of images and categories may be anything that a key of a
-            dict may be; those of annotations do not matter.
-        results: COCO results: dicts with image_id, category_id, score, and bbox (x, y, width, height in pixels) or, for
-            masks, segmentation (run lengths of the image's size: {"size": [height, width], "counts": str}).
-        iou_type: "bbox" or "segm".
-    """
+    evaluation: COCOeval
+    images: dict[Any, int]  # id -> number
+    categories: dict[Any, int]  # id -> number, which is also the name that hotcoco knows
+    objects: dict[Any, int]  # category id -> objects, without crowds
+
+
+def coco_evaluation(
+    annotations: dict[str, Any], results: Sequence[Mapping[str, Any]], iou_type: str = "bbox"
+) -> CocoEvaluation:
+    """Match results with annotations, and accumulate precision and recall. Arguments as of `coco_metrics`."""
     images = numbered(image["id"] for image in annotations["images"])
     categories = numbered(category["id"] for category in annotations["categories"])
     # The evaluator takes its own numbers for ids: it confuses annotations of one id, and knows whole numbers only.
@@ -66,23 +71,36 @@ def coco_metrics(annotations: dict[str, Any], results: list[dict[str, Any]], iou
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    found = evaluation.get_results()
-    curves = evaluation.eval
+    objects = dict.fromkeys(categories, 0)
+    for annotation in annotations["annotations"]:
+        if not annotation.get("iscrowd"):
+            objects[annotation["category_id"]] += 1
+    return CocoEvaluation(evaluation, images, categories, objects)
+
+
+def coco_metrics(annotations: dict[str, Any], results: list[dict[str, Any]], iou_type: str = "bbox") -> CocoMetrics:
+    """Score boxes or masks.
+
+    Args:
+        annotations: the contents of a COCO annotation file. Ids of images and categories may be anything that a key of a
+            dict may be; those of annotations do not matter.
+        results: COCO results: dicts with image_id, category_id, score, and bbox (x, y, width, height in pixels) or, for
+            masks, segmentation (run lengths of the image's size: {"size": [height, width], "counts": str}).
+        iou_type: "bbox" or "segm".
+    """
+    done = coco_evaluation(annotations, results, iou_type)
+    found, curves = done.evaluation.get_results(), done.evaluation.eval
     assert curves is not None
     precision = curves["precision"][:, :, :, 0, -1]  # (T thresholds, R recalls, K classes), all areas, 100 boxes
-    objects = dict.fromkeys(evaluation.params.cat_ids, 0)
-    for annotation in own["annotations"]:
-        if not annotation.get("iscrowd", 0):
-            objects[annotation["category_id"]] += 1
-    names = {categories[category["id"]]: category["name"] for category in annotations["categories"]}
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
     per_class = {}
-    for k, category in enumerate(evaluation.params.cat_ids):
+    for k, category in enumerate(done.categories):
         ours = precision[:, :, k]
         measured = bool((ours > -1).any())
         per_class[names[category]] = {
             "AP": float(ours.mean()) if measured else -1.0,
             "AP50": float(ours[0].mean()) if measured else -1.0,
-            "objects": objects[category],
+            "objects": done.objects[category],
         }
     return CocoMetrics({ours: float(found[theirs]) for theirs, ours in NAMES.items()}, per_class)
 

@@ -1,14 +1,8 @@
-"""A page about a data set: what is in it, what is wrong with it, with pictures; one file that needs no network.
-
-Names come from people's files, so everything that is text goes through `escape`.
-"""
+"""A page about a data set: what is in it, what is wrong with it, with pictures."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Sequence
-from html import escape
 
 import numpy as np
 from PIL import Image
@@ -18,59 +12,33 @@ from ..data.examine.examination import Examination
 from ..data.examine.findings import SEVERITIES, Example, Finding
 from ..data.examine.objects import class_counts
 from ..images.read import read_resized
-from ..messages import printable
 from ..predict.draw import TILE, draw_detections
 from ..results.named import Detection
+from .html import page, picture, row, text
 from .pictures import objects_of, tile_size
 
 SAMPLED = 12  # pictures of each split
 MOST_DRAWN = 300  # boxes of a picture
-QUALITY = 82  # of JPEG
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1280px; margin: 0 auto; padding: 1.5rem; }
-h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-h3 { font-size: 1rem; margin: 1.6rem 0 .2rem; }
-table { border-collapse: collapse; margin: .8rem 0; } td, th { padding: .15rem .9rem .15rem 0; text-align: left; border-bottom: 1px solid var(--line); }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.badge { display: inline-block; border-radius: .3rem; padding: 0 .5rem; font-size: .8rem; font-weight: 600; color: #fff; }
-.stops { background: #b42318; } .harms { background: #a15c00; } .know { background: #2a6f97; } .fine { background: #2e7d32; }
-.cure { margin: .1rem 0; } .rule { opacity: .75; }
-.sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(260px, 1fr)); gap: .8rem; margin: .6rem 0; align-items: start; }
-figure { margin: 0; background: var(--soft); border-radius: .4rem; overflow: hidden; }
-figure img { width: 100%; height: auto; display: block; } figcaption { padding: .3rem .5rem; font-size: .8rem; overflow-wrap: anywhere; }
-ul.words { font-size: .85rem; overflow-wrap: anywhere; } .bar { background: #2a6f97; height: .7rem; display: inline-block; }
-"""
 
 
 def data_page(result: Examination) -> str:
     """The page as HTML."""
-    return "".join(_parts(result))
+    return page(str(result.data), "".join(_parts(result)))
 
 
 def _parts(result: Examination) -> Iterable[str]:
-    name = _text(result.data)
-    yield f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-    yield f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head><body>'
-    yield f"<h1>{name}</h1><p>{_text(result.format)}, {_text(result.task)}. {_verdict(result)}</p>"
+    yield f"<h1>{text(result.data)}</h1><p>{text(result.format)}, {text(result.task)}. {_verdict(result)}</p>"
     yield _splits(result)
     yield _recommended(result)
     for severity, meaning in SEVERITIES.items():
         own = [finding for finding in result.findings if finding.severity == severity]
         if own:
-            yield f"<h2>{_text(meaning.capitalize())}</h2>"
+            yield f"<h2>{text(meaning.capitalize())}</h2>"
         for finding in own:
             yield _finding(result, finding)
     yield _classes(result)
     for split, data in result.sets.items():
-        yield f"<h2>Samples{f' of {_text(split)}' if split else ''}</h2>{_samples(data)}"
-    yield "</body></html>\n"
-
-
-def _text(value: object) -> str:
-    """Text that stands for itself, whatever it is."""
-    return escape(printable(str(value)), quote=True)
+        yield f"<h2>Samples{f' of {text(split)}' if split else ''}</h2>{_samples(data)}"
 
 
 def _verdict(result: Examination) -> str:
@@ -78,28 +46,18 @@ def _verdict(result: Examination) -> str:
         return '<span class="badge fine">nothing is wrong</span>'
     counts = {severity: sum(f.severity == severity for f in result.findings) for severity in SEVERITIES}
     return " ".join(
-        f'<span class="badge {severity}">{count}</span> {_text(SEVERITIES[severity])}'
+        f'<span class="badge {severity}">{count}</span> {text(SEVERITIES[severity])}'
         for severity, count in counts.items()
         if count
     )
 
 
-def _row(cells: Sequence[str | int], tag: str = "td") -> str:
-    """A row of a table; the first column is of names, the others of numbers."""
-    texts = [f"{cell:,}" if isinstance(cell, int) else _text(cell) for cell in cells]
-    return (
-        f"<tr><{tag}>{texts[0]}</{tag}>"
-        + "".join(f"<{tag} class=number>{text}</{tag}>" for text in texts[1:])
-        + "</tr>"
-    )
-
-
 def _splits(result: Examination) -> str:
-    rows = [_row(("split", "images", "objects", "most in an image"), "th")]
+    rows = [row(("split", "images", "objects", "most in an image"), "th")]
     for split, data in result.sets.items():
         objects = data.objects_per_image()
-        rows.append(_row((split or "all", len(data), int(objects.sum()), int(objects.max(initial=0)))))
-    notes = "".join(f"<p>{_text(note)}</p>" for data in result.sets.values() for note in data.notes)
+        rows.append(row((split or "all", len(data), int(objects.sum()), int(objects.max(initial=0)))))
+    notes = "".join(f"<p>{text(note)}</p>" for data in result.sets.values() for note in data.notes)
     return f"<table>{''.join(rows)}</table>{notes}"
 
 
@@ -109,7 +67,7 @@ def _recommended(result: Examination) -> str:
         return ""
     return (
         f"<p>Recommended: <code>--image_size {advice.image_size}</code> with <code>--model.output_stride "
-        f"{advice.output_stride}</code> ({_text(advice.image_size_reason)}), and <code>--model.num_queries {advice.num_queries}</code> ({_text(advice.num_queries_reason)}).</p>"
+        f"{advice.output_stride}</code> ({text(advice.image_size_reason)}), and <code>--model.num_queries {advice.num_queries}</code> ({text(advice.num_queries_reason)}).</p>"
     )
 
 
@@ -119,24 +77,24 @@ def _classes(result: Examination) -> str:
     counts = [dict(zip(data.category_names, class_counts(data).tolist(), strict=True)) for data in result.sets.values()]
     names = dict.fromkeys(name for own in counts for name in own)
     most = max((max(own.values(), default=0) for own in counts), default=0)
-    rows = [_row(("class", *(split or "objects" for split in result.sets), ""), "th")]
+    rows = [row(("class", *(split or "objects" for split in result.sets), ""), "th")]
     for name in names:
         length = 12 * max(own.get(name, 0) for own in counts) / max(most, 1)
         bar = f'<td><span class="bar" style="width:{length:.2f}rem"></span></td></tr>'
-        rows.append(_row((name, *(own.get(name, "–") for own in counts))).removesuffix("</tr>") + bar)
+        rows.append(row((name, *(own.get(name, "–") for own in counts))).removesuffix("</tr>") + bar)
     return f"<h2>Classes</h2><table>{''.join(rows)}</table>"
 
 
 def _finding(result: Examination, finding: Finding) -> str:
     of = f" of {finding.of:,}" if finding.of is not None else ""
-    split = f"{_text(finding.split)}: " if finding.split else ""
-    rule = f'<p class="rule">{_text(finding.detail)}</p>' if finding.detail else ""
+    split = f"{text(finding.split)}: " if finding.split else ""
+    rule = f'<p class="rule">{text(finding.detail)}</p>' if finding.detail else ""
     tiles, words = [], []
     for example in finding.examples:
         data = result.sets.get(example.split)
         picture = None if data is None or example.image < 0 else _picture_of(data, example.image, example.rows)
         if picture is None:
-            words.append(f"<li>{_text(example)}</li>")
+            words.append(f"<li>{text(example)}</li>")
         else:
             tiles.append(_tile(picture, example))
         if picture is not None and example.like is not None:
@@ -147,9 +105,9 @@ def _finding(result: Examination, finding: Finding) -> str:
     sheet = f'<div class="sheet">{"".join(tiles)}</div>' if tiles else ""
     listed = f'<ul class="words">{"".join(words)}</ul>' if words else ""
     return (
-        f'<section id="{_text(finding.name)}-{_text(finding.split)}"><h3><span class="badge {finding.severity}">'
-        f"{finding.count:,}{of}</span> {split}{_text(finding.what)}</h3>{rule}"
-        f'<p class="cure">→ {_text(finding.cure)}</p>{sheet}{listed}</section>'
+        f'<section id="{text(finding.name)}-{text(finding.split)}"><h3><span class="badge {finding.severity}">'
+        f"{finding.count:,}{of}</span> {split}{text(finding.what)}</h3>{rule}"
+        f'<p class="cure">→ {text(finding.cure)}</p>{sheet}{listed}</section>'
     )
 
 
@@ -183,12 +141,5 @@ def _objects(data: DetectionDataset, image: int, rows: Sequence[int]) -> list[De
     return [own[row - first] for row in rows] if rows else own[:MOST_DRAWN]
 
 
-def _tile(picture: Image.Image, example: Example) -> str:
-    content = io.BytesIO()
-    picture.convert("RGB").save(content, format="JPEG", quality=QUALITY)
-    source = base64.b64encode(content.getvalue()).decode("ascii")
-    size = f'width="{picture.width}" height="{picture.height}"'
-    return (
-        f'<figure><img loading="lazy" {size} src="data:image/jpeg;base64,{source}" alt="{_text(example.file_name)}">'
-        f"<figcaption>{_text(example)}</figcaption></figure>"
-    )
+def _tile(image: Image.Image, example: Example) -> str:
+    return f"<figure>{picture(image, example.file_name)}<figcaption>{text(example)}</figcaption></figure>"

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from ..config import Task
 from ..data.dataset import DetectionDataset
 from ..data.object_masks import PanopticMasks
-from ..models.detector import ObjectDetectionModel
-from ..models.segmenter import SegmentationModel
+from ..engines.exported import AnyModel
 from ..processors.image_processor import DetectionImageProcessor
 from .coco_metrics import coco_metrics, panoptic_metrics
 from .pictures import draw_validation
@@ -54,7 +53,7 @@ class Metrics:
 
 
 def evaluate(
-    model: ObjectDetectionModel | SegmentationModel,
+    model: AnyModel,
     processor: DetectionImageProcessor,
     dataset: DetectionDataset,
     *,

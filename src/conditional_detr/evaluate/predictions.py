@@ -16,9 +16,8 @@ from ..config import Task
 from ..data.dataset import DetectionDataset, Id, classes_by_name, id_order
 from ..data.object_masks import PanopticMasks
 from ..data.sharing import Shared
+from ..engines.exported import AnyModel
 from ..files import write_json
-from ..models.detector import ObjectDetectionModel
-from ..models.segmenter import SegmentationModel
 from ..predict.stream import Source, detect
 from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import ImageResults
@@ -74,7 +73,7 @@ def task_of_data(dataset: DetectionDataset) -> Task:
 
 
 def predict_dataset(
-    model: ObjectDetectionModel | SegmentationModel,
+    model: AnyModel,
     processor: DetectionImageProcessor,
     dataset: DetectionDataset,
     *,
@@ -139,7 +138,7 @@ def predict_dataset(
     return predictions
 
 
-def checked_task(model: ObjectDetectionModel | SegmentationModel, dataset: DetectionDataset) -> Task:
+def checked_task(model: AnyModel, dataset: DetectionDataset) -> Task:
     """What is to be predicted for a data set as it was read.
 
     Raises:

@@ -7,7 +7,7 @@ from 480 x 640 to 800 x 1066), and `pixels.resize` returns planes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,7 @@ def image_sizes(source: ImageFile) -> tuple[tuple[int, int], tuple[int, int]]:
         return turned(stored, loaded_orientation(image, load=False)), stored
 
 
-def as_rgb_tensor(image: Any, input_data_format: str | None = None) -> Tensor:
+def as_rgb_tensor(image: Any, input_data_format: str | None = None, keep: Collection[int] = ()) -> Tensor:
     """One image of any supported kind as an RGB tensor.
 
     Args:
@@ -138,19 +138,22 @@ def as_rgb_tensor(image: Any, input_data_format: str | None = None) -> Tensor:
             (see `read_image`), booleans as black and white; floats are not rescaled.
         input_data_format: "channels_first" or "channels_last" for arrays; None finds out from the shape, channels first
             where both are possible.
+        keep: numbers of channels, 1 (grey) or 4 (with alpha), that PIL images, arrays and tensors keep if they have them.
 
     Returns:
-        (3, H, W), uint8, or float32 for arrays and tensors of floats; on the tensor's own device.
+        (3, H, W), or as `keep` says, uint8, or float32 for arrays and tensors of floats; on the tensor's own device.
 
     Raises:
         OSError: see `read_image`.
         TypeError: none of these kinds.
         ValueError: a shape or a number of channels that is no image; or an address (URL).
     """
-    if isinstance(image, Image.Image) or is_image_file(image):
+    if isinstance(image, Image.Image):
+        return pil_to_rgb(image, keep=keep)
+    if is_image_file(image):
         return read_image(image)
     if isinstance(image, np.ndarray | Tensor):
-        return array_to_rgb(image, input_data_format)
+        return array_to_rgb(image, input_data_format, keep)
     raise TypeError(
         f"an image must be a path, a PIL image, an array, a tensor, an open file or the bytes of one, got {type(image).__name__}"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from PIL import Image
@@ -9,12 +11,17 @@ from torch import Tensor
 
 BAND = 2**20  # pixels that are converted at a time: copies of all of a large image would fill memory
 _CHANNELS = (1, 3, 4)
+_GREY = ("1", "L", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # PIL's modes of one channel
 # Of 16-bit values their 8 bits: v / 257, rounded. No value lies in the middle between two.
 FROM_16_BIT = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def pil_to_rgb(image: Image.Image, peak: float | None = None) -> Tensor:
-    """A PIL image as RGB, uint8 (3, H, W); see `read.read_image`. peak: see `guess_to_uint8`."""
+def pil_to_rgb(image: Image.Image, peak: float | None = None, keep: Collection[int] = ()) -> Tensor:
+    """A PIL image as RGB, uint8 (3, H, W); see `read.read_image`. peak: see `guess_to_uint8`; keep: see `read.as_rgb_tensor`."""
+    if 4 in keep and image.mode == "RGBA":
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    if 1 in keep and image.mode in _GREY:
+        return pil_to_rgb(image, peak)[:1]
     if image.mode.startswith("I;16"):
         return torch.from_numpy(FROM_16_BIT[np.asarray(image)]).expand(3, -1, -1)
     if image.mode in ("I", "F"):
@@ -28,7 +35,9 @@ def pil_to_rgb(image: Image.Image, peak: float | None = None) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def array_to_rgb(image: np.ndarray | Tensor, input_data_format: str | None = None) -> Tensor:
+def array_to_rgb(
+    image: np.ndarray | Tensor, input_data_format: str | None = None, keep: Collection[int] = ()
+) -> Tensor:
     """An array or tensor as RGB; see `read.as_rgb_tensor`.
 
     Raises:
@@ -42,7 +51,8 @@ def array_to_rgb(image: np.ndarray | Tensor, input_data_format: str | None = Non
             image = image.copy()
         tensor = torch.from_numpy(image)
     tensor = _to_chw(tensor, input_data_format)
-    tensor = tensor[:3] if len(tensor) == 4 else tensor.expand(3, -1, -1)
+    if len(tensor) not in keep:
+        tensor = tensor[:3] if len(tensor) == 4 else tensor.expand(3, -1, -1)
     if tensor.is_floating_point():
         return tensor.float()
     if tensor.dtype == torch.bool:

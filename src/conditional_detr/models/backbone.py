@@ -29,6 +29,7 @@ from ..messages import shown
 from ..precision import at_least_float32
 from .onednn import OneDnnConv2d, computes_with_onednn
 from .recompute import Recomputing
+from .resnet import resnet_of_sizes
 
 # timm's bare names mean newer weights; the papers used torchvision's first ones.
 PAPER_WEIGHTS = {name: f"{name}.tv_in1k" for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")}
@@ -171,6 +172,8 @@ class Backbone(Recomputing):
 
 def _create(config: DetectionConfig) -> tuple[Any, list[str]]:
     """timm's network without what its last output does not need, and the names of the modules that are left out."""
+    if config.backbone_config is not None:
+        return resnet_of_sizes(config.backbone_config, config.output_stride), []
     name = PAPER_WEIGHTS.get(config.backbone, config.backbone)
     try:
         with torch.device("meta"):

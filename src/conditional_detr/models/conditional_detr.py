@@ -19,6 +19,7 @@ from .decoder import Decoder, DecoderLayer
 from .detection_model import DetectionModel
 from .detector import ObjectDetectionModel
 from .family import Family
+from .pretrained import PretrainedModel
 from .segmenter import SegmentationModel
 
 NAMES = name_table(
@@ -203,7 +204,7 @@ class ConditionalDetrDecoder(Decoder):
         return [self.ref_point_head]
 
 
-class ConditionalDetrModel(DetectionModel):
+class ConditionalDetrModel(DetectionModel, PretrainedModel):
     """Conditional DETR without its heads; see `forward`."""
 
     config_class = ConditionalDetrConfig
@@ -211,7 +212,7 @@ class ConditionalDetrModel(DetectionModel):
     decoder_class = ConditionalDetrDecoder
 
 
-class ConditionalDetrForObjectDetection(ObjectDetectionModel):
+class ConditionalDetrForObjectDetection(ObjectDetectionModel, PretrainedModel):
     """Conditional DETR (arXiv 2108.06152). Logits are sigmoid scores over C classes; see `forward`."""
 
     config_class = ConditionalDetrConfig
@@ -219,7 +220,7 @@ class ConditionalDetrForObjectDetection(ObjectDetectionModel):
     model_class = ConditionalDetrModel
 
 
-class ConditionalDetrForSegmentation(SegmentationModel):
+class ConditionalDetrForSegmentation(SegmentationModel, PretrainedModel):
     """Conditional DETR with masks. Logits are sigmoid scores over C classes; see `forward`."""
 
     config_class = ConditionalDetrConfig

@@ -153,7 +153,7 @@ class Decoder(Recomputing):
         """
         placed = object_queries[None]  # (1, Q, d): the same for every image, so projected once for the batch
         if content is None:
-            content = memory.new_zeros(len(memory), *object_queries.shape)
+            content = memory.new_zeros(memory.shape[0], *object_queries.shape)
         elif groups > 1:
             content = content.repeat(1, groups, 1)
         if query_mask is not None and groups > 1:

@@ -33,6 +33,16 @@ def prepare_for_inference(
         device: where it will stay.
         dtype: of everything else.
     """
+    fold_and_round(model, dtype)
+    if device.type == "cpu":
+        use_onednn(model)
+    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.register_state_dict_pre_hook(_refuse)
+
+
+def fold_and_round(model: ObjectDetectionModel | SegmentationModel, dtype: torch.dtype) -> None:
+    """The part of `prepare_for_inference` that suits every device and every engine: norms in convolutions, and all that may
+    be in `dtype`."""
     model.eval().requires_grad_(False)
     detector = _detector(model)
     detector.model.backbone.fold_norms()
@@ -46,10 +56,6 @@ def prepare_for_inference(
     for values in (*model.parameters(), *model.buffers()):
         if values.is_floating_point() and values not in kept:
             values.data = values.data.to(dtype)
-    if device.type == "cpu":
-        use_onednn(model)
-    model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.register_state_dict_pre_hook(_refuse)
 
 
 def compile_model(model: ObjectDetectionModel | SegmentationModel) -> bool:

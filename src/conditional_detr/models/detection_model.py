@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,17 @@ from .encoder import Encoder
 from .outputs import DetectionModelOutput
 from .position import LearnedPositionEmbedding, sine_position_embedding, whole_sine_position_embedding
 from .pretrained import PretrainedModel
-from .recompute import Recomputing
+
+# Loading, saving and what comes with them is of the class that completes a model: `PretrainedModel` here, transformers'
+# `PreTrainedModel` in its room. Both have what the rest of the package calls.
+if TYPE_CHECKING:
+    Base = PretrainedModel
+else:
+    Base = nn.Module
 
 
-class DetectionBase(PretrainedModel):
-    """What the bare model, the detector and the segmenter share.
+class DetectionBase(Base):
+    """What the bare model, the detector and the segmenter share: the network, without loading and saving.
 
     Attributes:
         canvas_step: prediction rounds the sides of its canvases up to multiples of it; see `deploy.compile_model`.
@@ -30,61 +36,6 @@ class DetectionBase(PretrainedModel):
     canvas_step = 1
     recorded_shapes: set[tuple[Any, ...]] | None = None
     is_compiled = False
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: dict[str, Any] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
-        """Trade time for memory in training: keep only the inputs of blocks and layers, recompute the rest.
-
-        Args:
-            activation_checkpointing_kwargs: of `torch.utils.checkpoint`, for transformers' sake; without effect.
-            every_n_layers, offload: as transformers has them; only their defaults are supported.
-
-        Raises:
-            ValueError: `every_n_layers` or `offload` is another.
-        """
-        if every_n_layers != 1 or offload:
-            raise ValueError(
-                "activation checkpointing here is of every layer, on the device: no every_n_layers, no offload"
-            )
-        self._recompute(True)
-
-    def activation_checkpointing_disable(self) -> None:
-        self._recompute(False)
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
-    ) -> None:
-        """Older name of `activation_checkpointing_enable`."""
-        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Older name of `activation_checkpointing_disable`."""
-        self._recompute(False)
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(isinstance(part, Recomputing) and part.gradient_checkpointing for part in self.modules())
-
-    def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many weights there are."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
-
-    def _recompute(self, value: bool) -> None:
-        for part in self.modules():
-            if isinstance(part, Recomputing):
-                part.gradient_checkpointing = value
 
 
 class PrecomputedInputs(NamedTuple):
@@ -139,6 +90,7 @@ class DetectionModel(DetectionBase):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
+        config = self.fields
         self.backbone = Backbone(config)
         self.input_projection = nn.Conv2d(self.backbone.channels[-1], config.d_model, 1)
         self.query_position_embeddings = nn.Embedding(config.num_queries, config.d_model)
@@ -209,8 +161,8 @@ class DetectionModel(DetectionBase):
             precomputed.query_mask,
         )
         for what, value, shape in (
-            ("decoder_inputs_embeds", content, (len(tokens), *queries.shape)),
-            ("decoder_attention_mask", query_mask, (len(tokens), len(queries))),
+            ("decoder_inputs_embeds", content, (tokens.shape[0], *queries.shape)),
+            ("decoder_attention_mask", query_mask, (tokens.shape[0], queries.shape[0])),
         ):
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"{what} must have the shape {shape}, got {tuple(value.shape)}")

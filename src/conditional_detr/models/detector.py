@@ -12,6 +12,7 @@ from ..losses.criterion import LossNormalizers, detection_loss
 from ..precision import at_least_float32
 from .attention import MLP
 from .detection_model import DetectionBase, DetectionModel, PrecomputedInputs, States, introspection, output_options
+from .labels import check_labels, mask_of_sizes
 from .outputs import DetectionOutput
 
 
@@ -29,7 +30,8 @@ class ObjectDetectionModel(DetectionBase):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        self.model = self.model_class(config)
+        self.model = self.model_class(self.config)
+        config = self.fields
         self.class_labels_classifier = nn.Linear(config.d_model, config.classes.outputs(config.num_labels))
         self.bbox_predictor = MLP(config.d_model, config.d_model, 4, 3)
         if config.classes.initial_bias is not None:
@@ -54,7 +56,9 @@ class ObjectDetectionModel(DetectionBase):
         The reference point, in families that have one, is added to the centre before the sigmoid, through sigmoid and
         inverse sigmoid as Conditional DETR's original does. Boxes are computed in float32 at least.
         """
-        normed = normed.to(self.class_labels_classifier.weight.dtype)
+        normed = normed.to(
+            self.model.query_position_embeddings.weight.dtype
+        )  # the heads' too, whatever they are made of
         logits = self.class_labels_classifier(normed)
         offsets = at_least_float32(self.bbox_predictor(normed))
         if reference is not None:
@@ -76,22 +80,26 @@ class ObjectDetectionModel(DetectionBase):
         return_dict: bool | None = None,
         normalizers: LossNormalizers | None = None,
     ) -> DetectionOutput | tuple[Any, ...]:
-        """Detect; with labels, also compute the loss. Predictions depend neither on labels nor on `auxiliary_loss`.
-        With `query_groups`, the loss in training is the mean of the groups'; all else is of the first group.
+        """Detect; with labels, also compute the loss. Predictions depend neither on labels, but for a mask that is not
+        given, nor on `auxiliary_loss`. With `query_groups`, the loss in training is the mean of the groups'; all else is of the first group.
 
         Args:
             pixel_values: (B, 3, H, W) float, normalised; images at the top left of the canvas.
-            pixel_mask: (B, H, W), nonzero where a pixel belongs to the image; None if all do.
-            labels: B dicts with `class_labels` (n,) in 0…C-1 and `boxes` (n, 4) cxcywh, relative to the image.
+            pixel_mask: (B, H, W), nonzero where a pixel belongs to the image; None if all do, or as far as the labels'
+                `size` says.
+            labels: B dicts with `class_labels` (n,) in 0…C-1 and `boxes` (n, 4) cxcywh, relative to the image; `size`
+                matters where there is no mask, see `mask_of_sizes`.
             normalizers: see `detection_loss`; None takes this batch's.
 
         The other arguments are those of `DetectionModel.forward`.
 
         Raises:
-            ValueError: labels that are not one dict with these keys an image.
+            ValueError: labels that are not one dict with these keys an image, or have a size larger than the canvas.
         """
         if labels is not None:
             check_labels(labels, len(pixel_values), ("class_labels", "boxes"))
+            if pixel_mask is None:
+                pixel_mask = mask_of_sizes(labels, pixel_values)
         attentions, hidden_states, as_dict = output_options(
             self.config, output_attentions, output_hidden_states, return_dict
         )
@@ -123,16 +131,6 @@ def inverse_sigmoid(p: Tensor, eps: float = 1e-5) -> Tensor:
     """log(p / (1 - p)), with both clamped at `eps`."""
     p = p.clamp(0, 1)
     return torch.log(p.clamp(min=eps) / (1 - p).clamp(min=eps))
-
-
-def check_labels(labels: list[dict[str, Any]], images: int, names: tuple[str, ...]) -> None:
-    """Raises ValueError unless `labels` is one dict with these keys for each image."""
-    if len(labels) != images:
-        raise ValueError(f"{len(labels)} labels for {images} images")
-    for i, label in enumerate(labels):
-        missing = [name for name in names if name not in label]
-        if missing:
-            raise ValueError(f"labels[{i}] lacks {' and '.join(missing)}")
 
 
 def rest_of_output(

@@ -17,6 +17,7 @@ from .decoder import Decoder, DecoderLayer
 from .detection_model import DetectionModel
 from .detector import ObjectDetectionModel
 from .family import Family
+from .pretrained import PretrainedModel
 from .segmenter import SegmentationModel
 
 NAMES = name_table(
@@ -90,7 +91,7 @@ class DetrDecoder(Decoder):
         self.layernorm = nn.LayerNorm(config.d_model)
 
 
-class DetrModel(DetectionModel):
+class DetrModel(DetectionModel, PretrainedModel):
     """DETR without its heads; see `forward`."""
 
     config_class = DetrConfig
@@ -98,7 +99,7 @@ class DetrModel(DetectionModel):
     decoder_class = DetrDecoder
 
 
-class DetrForObjectDetection(ObjectDetectionModel):
+class DetrForObjectDetection(ObjectDetectionModel, PretrainedModel):
     """DETR (arXiv 2005.12872). Logits are softmax scores over C classes and "no object", last; see `forward`."""
 
     config_class = DetrConfig
@@ -106,7 +107,7 @@ class DetrForObjectDetection(ObjectDetectionModel):
     model_class = DetrModel
 
 
-class DetrForSegmentation(SegmentationModel):
+class DetrForSegmentation(SegmentationModel, PretrainedModel):
     """DETR with masks (arXiv 2005.12872, section 4.4). Logits are softmax scores with "no object" last; see `forward`."""
 
     config_class = DetrConfig

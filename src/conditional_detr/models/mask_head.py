@@ -136,6 +136,8 @@ class MaskHead(Recomputing):
         once = F.conv2d(start, with_image, self.conv1.conv.bias, padding=1)  # (B, C, h, w)
         finer = [stage.fpn_adapter(x) for stage, x in zip(self.fpn_stages, features[-2::-1], strict=True)]
         draw = self.kept_or_recomputed(partial(self._draw, once, with_query, finer, masks))
+        if torch.compiler.is_exporting():  # a graph has no loop of so many turns as the sizes ask for
+            return draw(attention, image)
         height, width = features[0].shape[-2:]
         chunk = max(1, CHUNK_BYTES // (height * width * self.width // 2 * 4))
         parts = [draw(a, i) for a, i in zip(attention.split(chunk), image.split(chunk), strict=True)]
@@ -161,6 +163,8 @@ class MaskHead(Recomputing):
 
 def _of_images(features: Tensor, image: Tensor) -> Tensor:
     """(B, C, h, w) at `image` (N,) -> (N, C, h, w); of a single image not copied, but broadcast."""
+    if torch.compiler.is_exporting():  # the graph is for any number
+        return features[image]
     return features if len(features) == 1 else features[image]
 
 

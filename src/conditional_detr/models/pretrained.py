@@ -19,6 +19,7 @@ from ..checkpoints.names import NameTable, Part
 from ..checkpoints.save import WITHOUT_EFFECT, save_model
 from ..config import WHOLE_NUMBERS, DetectionConfig
 from .backbone import Backbone
+from .recompute import Recomputing
 
 LAST_STAGE = 4  # timm's index of a ResNet's last stage, where transformers ends unless told otherwise
 
@@ -38,11 +39,76 @@ class PretrainedModel(nn.Module):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
-        if not isinstance(config, self.config_class):
+        self.config = self._own_config(config)
+
+    @classmethod
+    def _own_config(cls, config: Any) -> DetectionConfig:
+        """A configuration as it is, or the one of the same values for transformers' of the same family."""
+        if isinstance(config, cls.config_class):
+            return config
+        if getattr(config, "model_type", None) == cls.config_class.model_type and hasattr(config, "to_dict"):
+            return cls.config_class.from_dict(config.to_dict())
+        raise ValueError(f"{cls.__name__} is built from a {cls.config_class.__name__}, got a {type(config).__name__}")
+
+    @property
+    def fields(self) -> DetectionConfig:
+        """What says what is built: here the configuration itself, in transformers' models what stands for theirs."""
+        return self.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Trade time for memory in training: keep only the inputs of blocks and layers, recompute the rest.
+
+        Args:
+            activation_checkpointing_kwargs: of `torch.utils.checkpoint`, for transformers' sake; without effect.
+            every_n_layers, offload: as transformers has them; only their defaults are supported.
+
+        Raises:
+            ValueError: `every_n_layers` or `offload` is another.
+        """
+        if every_n_layers != 1 or offload:
             raise ValueError(
-                f"{type(self).__name__} is built from a {self.config_class.__name__}, got a {type(config).__name__}"
+                "activation checkpointing here is of every layer, on the device: no every_n_layers, no offload"
             )
-        self.config = config
+        self._recompute(True)
+
+    def activation_checkpointing_disable(self) -> None:
+        self._recompute(False)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Older name of `activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Older name of `activation_checkpointing_disable`."""
+        self._recompute(False)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return any(isinstance(part, Recomputing) and part.gradient_checkpointing for part in self.modules())
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """How many weights there are."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def _recompute(self, value: bool) -> None:
+        for part in self.modules():
+            if isinstance(part, Recomputing):
+                part.gradient_checkpointing = value
 
     @classmethod
     def from_pretrained(
@@ -59,6 +125,7 @@ class PretrainedModel(nn.Module):
         token: str | bool | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
+        subfolder: str = "",
         **overrides: Any,
     ) -> Self:
         """Load a model, in evaluation mode.
@@ -72,6 +139,7 @@ class PretrainedModel(nn.Module):
             device_map: the device to load to; "auto" for the best there is.
             ignore_mismatched_sizes: build weights whose shape differs anew instead of refusing.
             revision, cache_dir, token, local_files_only, force_download: as `huggingface_hub` takes them.
+            subfolder: of the folder or repository, where the files are.
             overrides: replace values of the configuration. `num_labels=` or `id2label=` with other classes than the
                 checkpoint's swap the classifier, `num_queries=` the object queries; both are announced. Of a file that
                 says nothing of itself, `num_queries=` that divides its object queries says that they are groups, and
@@ -91,9 +159,12 @@ class PretrainedModel(nn.Module):
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
+            subfolder=subfolder,
         )
         described = ""
-        if config is None:
+        if config is not None:
+            config = cls._own_config(config)
+        else:
             config = checkpoint.config(cls.config_class, overrides)
             described = checkpoint.config_name
         weights, dtype = in_dtype(first_group(checkpoint, config.num_queries), dtype)
@@ -211,6 +282,8 @@ class PretrainedModel(nn.Module):
         """
         values, config = self.config.to_dict(), self.config
         values.pop("query_groups", None)  # saved models have the first group alone
+        if config.backbone_config is not None:
+            values.pop("backbone")
         (backbone,) = (part for part in self.modules() if isinstance(part, Backbone))
         limit = backbone.not_in_transformers()
         limits = [limit] if limit else []
@@ -219,7 +292,10 @@ class PretrainedModel(nn.Module):
             for name in WHOLE_NUMBERS
             if name in values and not isinstance(values[name], int)
         ]
-        if backbone.stage != LAST_STAGE:
+        if config.backbone_config is not None:
+            values["backbone_config"] = {**config.backbone_config, "out_features": [f"stage{backbone.stage}"]}
+            values["backbone_config"]["out_indices"] = [backbone.stage]
+        elif backbone.stage != LAST_STAGE:
             for name in ("backbone", "use_timm_backbone", "use_pretrained_backbone"):
                 values.pop(name, None)
             values["backbone_config"] = {
@@ -258,4 +334,5 @@ class PretrainedModel(nn.Module):
             values | {"architectures": [type(self).__name__]},
             card,
             limits,
+            resnet=self.config.backbone_config is not None,
         )

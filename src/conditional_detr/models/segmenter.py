@@ -15,7 +15,8 @@ from ..losses.mask_losses import MASK_STRIDE, mask_losses
 from ..losses.matcher import to_device
 from ..precision import at_least_float32
 from .detection_model import DetectionBase, PrecomputedInputs, States, output_options
-from .detector import ObjectDetectionModel, check_labels, first_group, rest_of_output
+from .detector import ObjectDetectionModel, first_group, rest_of_output
+from .labels import check_labels, mask_of_sizes
 from .mask_head import GROUPS, MaskAttention, MaskHead
 from .outputs import SegmentationOutput
 
@@ -38,7 +39,8 @@ class SegmentationModel(DetectionBase):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        self.add_module(config.model_type, self.detector_class(config))
+        self.add_module(config.model_type, self.detector_class(self.config))
+        config = self.fields
         backbone = self.detector.model.backbone
         if not backbone.is_plain_resnet:
             raise ValueError(f"masks need the stages of a ResNet; backbone {config.backbone!r} is another network")
@@ -131,6 +133,8 @@ class SegmentationModel(DetectionBase):
         """
         if labels is not None:
             check_labels(labels, len(pixel_values), ("class_labels", "boxes", "masks"))
+            if pixel_mask is None:
+                pixel_mask = mask_of_sizes(labels, pixel_values)
         attentions, hidden_states, as_dict = output_options(
             self.config, output_attentions, output_hidden_states, return_dict
         )

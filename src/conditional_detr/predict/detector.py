@@ -15,15 +15,15 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.hub import HUB_OPTIONS
 from ..checkpoints.load import named_dtype
 from ..config import Task
+from ..engines.exported import AnyModel, ExportedModel
+from ..engines.files import exported_file
 from ..families import config_class_of
 from ..images.open_file import is_image_file
 from ..images.prepare import Preprocessing
 from ..images.read import as_rgb_tensor, image_list, image_size
 from ..images.sizes import size_dict
 from ..models.deploy import check_dtype, compile_model, prepare_for_inference
-from ..models.detector import ObjectDetectionModel
 from ..models.family import family_of
-from ..models.segmenter import SegmentationModel
 from ..processors.auto_processor import image_processor_of
 from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import MOST_DETECTIONS, ImageResults
@@ -45,8 +45,9 @@ class Detector:
     ...     print(detection.label, detection.score, detection.box)
     """
 
-    def __init__(self, model: ObjectDetectionModel | SegmentationModel, processor: DetectionImageProcessor) -> None:
-        self.model, self.processor = model.eval(), processor
+    def __init__(self, model: AnyModel, processor: DetectionImageProcessor) -> None:
+        self.model: AnyModel = model.eval()
+        self.processor = processor
 
     @property
     def names(self) -> list[str]:
@@ -64,6 +65,9 @@ class Detector:
             ValueError: the device is not there, or lacks the model's type; or the model is compiled, for its device.
         """
         place = _existing_device(device)
+        if isinstance(self.model, ExportedModel):
+            _check_on_cpu(place, self.model.engine.name)
+            return self
         if place.type != self.model.device.type and self.model.is_compiled:
             raise ValueError(
                 f"the model is compiled for {self.model.device.type}: load it anew, from_pretrained(…, device={str(device)!r})"
@@ -96,7 +100,8 @@ class Detector:
         """Load a detector or segmentation model of either family.
 
         Args:
-            name: a saved model's folder, an original `.pth` file, or a hub name.
+            name: a saved model's folder, an original `.pth` file, or a hub name; or what `cdetr export` wrote: an .onnx
+                file, or a folder of OpenVINO's, which are computed by these on the CPU.
             device: None takes the best there is.
             dtype: of weights and computation, `torch.bfloat16` or `torch.float16`, or its name; None is float32. Heads and reference
                 points are computed in float32 always.
@@ -111,6 +116,10 @@ class Detector:
         Raises:
             OSError, ValueError: see the models' `from_pretrained`; or the device is not there or lacks the type.
         """
+        if (file := exported_file(name)) is not None:
+            detector = cls._from_exported(file, device, dtype, compile, options)
+            detector._resize_to(image_size, max_size)
+            return detector
         place = best_device() if device is None else _existing_device(device)
         kind = named_dtype(dtype) or torch.float32
         check_dtype(place, kind)
@@ -121,12 +130,31 @@ class Detector:
         model_class = family.segmenter if checkpoint.has_masks else family.detector
         model = model_class.from_pretrained(checkpoint, dtype=torch.float32, **options)
         processor = image_processor_of(config_class).from_pretrained(checkpoint)
-        if image_size is not None or max_size is not None:
-            processor.do_resize, processor.size = True, _other_size(processor.size, image_size, max_size)
         prepare_for_inference(model, place, kind)
         if compile:
             compile_model(model)
+        detector = cls(model, processor)
+        detector._resize_to(image_size, max_size)
+        return detector
+
+    @classmethod
+    def _from_exported(
+        cls, file: Path, device: str | torch.device | None, dtype: Any, compile: bool, options: dict[str, Any]
+    ) -> Detector:
+        """A detector of an exported file, whose choices were made when it was exported."""
+        if compile or options:
+            raise ValueError(f"{file} is an exported model, which has no {', '.join(options) or 'compile=True'}")
+        model = ExportedModel.open(file, named_dtype(dtype) or torch.float32)
+        if device is not None:
+            _check_on_cpu(_existing_device(device), model.engine.name)
+        processor = image_processor_of(type(model.manifest.config)).from_dict(model.manifest.preprocessing)
         return cls(model, processor)
+
+    def _resize_to(self, image_size: int | None, max_size: int | None) -> None:
+        """Let images be resized to another short side, or another limit of the long one."""
+        if image_size is not None or max_size is not None:
+            processor = self.processor
+            processor.do_resize, processor.size = True, _other_size(processor.size, image_size, max_size)
 
     @overload
     def __call__(self, image: list[Any] | tuple[Any, ...], threshold: float = 0.5) -> list[list[Detection]]: ...
@@ -204,6 +232,8 @@ class Detector:
         _check_score("threshold", threshold)
         if most < 1:
             raise ValueError(f"most is {most}; it is a number of detections")
+        if isinstance(self.model, ExportedModel):
+            raise ValueError("where it looked is not in what an exported model gives: explain with the model's folder")
         preprocessing = self.processor.preprocessing
         (batch,) = self._batches([image], preprocessing)
         return explain_image(
@@ -263,6 +293,11 @@ def _existing_device(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError):
         raise ValueError(f"device {str(name)!r} is not there; this machine's best is {str(best_device())!r}") from None
     return device
+
+
+def _check_on_cpu(device: torch.device, engine: str) -> None:
+    if device.type != "cpu":
+        raise ValueError(f"an exported model is computed by {engine} on the CPU here, not on {device.type}")
 
 
 def _is_many(images: Any) -> bool:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ..classes import ClassReading
 from ..config import Task
+from ..engines.exported import AnyModel, ExportedModel
 from ..images.prepare import Preprocessing, to_canvas
 from ..models.detector import ObjectDetectionModel
 from ..models.outputs import SegmentationOutput
-from ..models.segmenter import SegmentationModel
 from ..precision import at_least_float32
 from ..results.image_results import MOST_DETECTIONS, ImageResults, image_results
 from ..results.segments import MaskPredictions
@@ -41,7 +41,7 @@ class PreparedBatch:
 
 
 def run_batches(
-    model: ObjectDetectionModel | SegmentationModel,
+    model: AnyModel,
     preprocessing: Preprocessing,
     batches: Iterable[PreparedBatch],
     *,
@@ -100,7 +100,7 @@ class Started(NamedTuple):
 
 @torch.inference_mode()
 def start(
-    model: ObjectDetectionModel | SegmentationModel,
+    model: AnyModel,
     preprocessing: Preprocessing,
     images: Sequence[Tensor],
     masks_above: float | None = None,
@@ -118,13 +118,16 @@ def start(
     largest = max(image.shape[-2] for image in images), max(image.shape[-1] for image in images)
     moved = [image.to(device, non_blocking=True) for image in images]
     canvas, pixel_mask = to_canvas(moved, rounded_up(largest, model.canvas_step))
-    pixels = preprocessing.normalize(canvas).to(model.dtype, memory_format=torch.channels_last)
+    if isinstance(model, ExportedModel):
+        pixels = model.prepared(canvas, preprocessing)
+    else:
+        pixels = preprocessing.normalize(canvas).to(model.dtype, memory_format=torch.channels_last)
     shape = (*pixels.shape, pixel_mask is None)
     with enough_memory(device), _autocast(device, precision), _bounded_graphs(model, shape):
         if masks_above is not None:
-            output = model(pixels, pixel_mask, mask_score_threshold=masks_above, mask_limit=MOST_DETECTIONS)
+            output: Any = model(pixels, pixel_mask, mask_score_threshold=masks_above, mask_limit=MOST_DETECTIONS)
         else:
-            output = (model.detector if isinstance(model, SegmentationModel) else model)(pixels, pixel_mask)
+            output = (model if isinstance(model, ObjectDetectionModel) else model.detector)(pixels, pixel_mask)
     if masks_above is None:
         output = torch.cat((at_least_float32(output.logits), at_least_float32(output.pred_boxes)), dim=-1)
     if device.type != "cuda":
@@ -184,7 +187,7 @@ def _second_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 @contextmanager
-def _bounded_graphs(model: ObjectDetectionModel | SegmentationModel, shape: tuple[Any, ...]) -> Iterator[None]:
+def _bounded_graphs(model: AnyModel, shape: tuple[Any, ...]) -> Iterator[None]:
     """Compute within without recorded graphs where those of `MOST_GRAPHS` other shapes are held already."""
     recorded = model.recorded_shapes
     if recorded is None or shape in recorded:

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..config import Task
+from ..engines.exported import AnyModel
 from ..images.open_file import REPAIR, warnings_of
 from ..images.prepare import Preprocessing
 from ..messages import printable
-from ..models.detector import ObjectDetectionModel
-from ..models.segmenter import SegmentationModel
 from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import ImageResults
 from ..workers import InSharedMemory, batches_of, leave_signals_to_the_parent
@@ -50,7 +49,7 @@ class PreparedImages(Dataset):
 
 
 def detect(
-    model: ObjectDetectionModel | SegmentationModel,
+    model: AnyModel,
     processor: DetectionImageProcessor,
     sources: Sequence[Source],
     *,
@@ -129,7 +128,7 @@ def _refused(
     sources: Sequence[Source],
     canvases: Sequence[tuple[int, int]],
     own: Sequence[int],
-    model: ObjectDetectionModel | SegmentationModel,
+    model: AnyModel,
 ) -> dict[int, str]:
     """Which of these images memory would not hold, in their order, and why."""
     free = free_memory(model.device)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from ..messages import printable
 from ..results.image_results import ImageResults
 from ..results.named import Detection
 from .detector import Detector
-from .image_files import Drawing, ImageFiles, UnreadableImage
+from .image_files import Drawing, ImageFiles, UnreadableImage, file_stems
+from .other_files import OtherFiles
 from .row_file import RowFile
 from .stream import Source, detect
 
@@ -42,6 +45,7 @@ def predictions(
     truth: Mapping[str, Sequence[Detection]] | None = None,
     skip_bad_images: bool = False,
     panoptic_threshold: float | None = None,
+    forms: Sequence[str] = (),
     progress: Callable[[int], Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Detect in files; write `predictions.jsonl` and, beside it, pictures with boxes and masks drawn.
@@ -60,6 +64,7 @@ def predictions(
         truth: the annotated objects of pictures, by their real paths, to be drawn beside what is found in them.
         skip_bad_images: an image that cannot be read, or that memory would not hold, becomes a row with `error`.
         panoptic_threshold: least score of a segment; None is the family's, see `Detector.panoptic`.
+        forms: of other programs, to be written too; see `other_files.OtherFiles`.
 
     Yields:
         Once it is written, one dict an image, in the order of `images`: `file`, `width`, `height`, `detections` (label,
@@ -69,7 +74,7 @@ def predictions(
 
     Raises:
         OSError: an image cannot be read (and bad images are not skipped), or the output not be written.
-        ValueError: a picture would overwrite an image.
+        ValueError: a picture would overwrite an image, or a label file one that is there.
     """
     model = detector.model
     sources, positions, rows = _sources(images, skip_bad_images)
@@ -79,8 +84,11 @@ def predictions(
     files = ImageFiles(output, sources, model.config, drawing)
     files.check_against_images(with_maps=model.task == "panoptic")
     remarks = Remarks(threshold, model.config.num_queries)
+    others = OtherFiles(output, forms, model.config, images, file_stems(images))
     output.mkdir(parents=True, exist_ok=True)
-    with RowFile(output / "predictions.jsonl") as lines:
+    with RowFile(output / "predictions.jsonl") as lines, closing(others):
+        others.begin()
+        written = _written(lines, others)
         for position, row in rows.items():
             lines.add(position, row)
         for index, found in detect(
@@ -99,11 +107,24 @@ def predictions(
                         raise OSError(f"{error}. {REPAIR}") from None
                     row = _error_row(sources[index].path, str(error))
             lines.add(positions[index], row)
-            yield from lines.write_ready()
-        yield from lines.write_ready()  # of images that could not be read, where no result comes after them
+            yield from written()
+        yield from written()  # of images that could not be read, where no result comes after them
+    others.finish(output / "predictions.jsonl")
     files.write_panoptic_json()
     for line in remarks.lines():
         logger.warning(line)
+
+
+def _written(lines: RowFile, others: OtherFiles) -> Callable[[], Iterator[dict[str, Any]]]:
+    """What writes the rows whose turn it is, in every form."""
+    position = itertools.count()
+
+    def write() -> Iterator[dict[str, Any]]:
+        for row in lines.write_ready():
+            others.add(next(position), row)
+            yield row
+
+    return write
 
 
 def _sources(images: Sequence[Path], skip_bad: bool) -> tuple[list[Source], list[int], dict[int, dict[str, Any]]]:

@@ -28,6 +28,39 @@ from ..images.read import read_image
 Labels = dict[str, Tensor]
 
 
+def read_labels(
+    images: Sequence[Tensor],
+    annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+    format: str,
+    return_masks: bool | None = None,
+    masks_path: str | os.PathLike[str] | None = None,
+) -> list[Labels] | None:
+    """Of each image (C, H, W), its labels in pixels; None without annotations.
+
+    Args:
+        annotations: one, or one an image.
+        format: "coco_detection" or "coco_panoptic".
+        return_masks: labels have `masks`; None: only panoptic ones have.
+        masks_path: the folder of the PNG files of panoptic annotations.
+
+    Raises:
+        OSError, ValueError: see `detection_labels` and `panoptic_labels`; or not one annotation an image.
+        TypeError: neither a dict nor a list.
+    """
+    if annotations is None:
+        return None
+    if not isinstance(annotations, Mapping | Sequence):
+        raise TypeError(f"annotations must be one dict, or one an image, got {type(annotations).__name__}")
+    listed = [annotations] if isinstance(annotations, Mapping) else list(annotations)
+    if len(listed) != len(images):
+        raise ValueError(f"{len(listed)} annotations for {len(images)} images")
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    if format == "coco_panoptic":
+        with_masks = True if return_masks is None else return_masks
+        return [panoptic_labels(item, *size, masks_path, with_masks) for item, size in zip(listed, sizes, strict=True)]
+    return [detection_labels(item, *size, bool(return_masks)) for item, size in zip(listed, sizes, strict=True)]
+
+
 def detection_labels(annotation: Mapping[str, Any], height: int, width: int, return_masks: bool = False) -> Labels:
     """Labels of one image from its COCO detection annotation.
 
@@ -79,7 +112,9 @@ def panoptic_labels(
     """Labels of one image from its COCO panoptic annotation and the PNG file that colours its segments.
 
     A box spans the first to the last pixel of its segment, both as coordinates, as in the original DETR; segments of
-    which the PNG has no pixel are left out.
+    which the PNG has no pixel are left out. A PNG of another size but the image's proportions, as of an image that was made
+    smaller, is resized by the nearest pixel, and its areas with it; transformers resizes masks alone, and leaves boxes
+    where they are in the PNG.
 
     Args:
         annotation: {"image_id" (or "id"): int, "file_name": str, "segments_info": [{"id", "category_id", "area"?,
@@ -93,7 +128,7 @@ def panoptic_labels(
 
     Raises:
         OSError: the PNG file is not there or not readable.
-        ValueError: not of that form, or a PNG of another size; one line that names what is missing.
+        ValueError: not of that form, or a PNG of other proportions; one line that names what is missing.
     """
     check_annotation(annotation, "coco_panoptic")
     if masks_path is None:
@@ -101,8 +136,9 @@ def panoptic_labels(
     image_id = annotation["image_id"] if "image_id" in annotation else annotation["id"]
     path = Path(masks_path) / annotation["file_name"]
     ids = segment_ids(read_image(path, exif=False))
+    shrunk = height * width / ids.numel()
     if tuple(ids.shape) != (height, width):
-        raise ValueError(f"{path}: {ids.shape[0]} x {ids.shape[1]} pixels, but its image has {height} x {width}")
+        ids = _resized_ids(ids, height, width, path)
 
     segments = [item for item in annotation["segments_info"] if not item.get("iscrowd", 0)]
     for item in segments:
@@ -119,7 +155,7 @@ def panoptic_labels(
         class_labels=_int_tensor([item["category_id"] for item in segments], "category_id", image_id),
         boxes=boxes_around_masks(masks),
         area=_float_tensor(
-            [count if area is None else area for area, count in zip(areas, pixels.tolist(), strict=True)],
+            [count if area is None else area * shrunk for area, count in zip(areas, pixels.tolist(), strict=True)],
             (len(areas),),
             "area",
             image_id,
@@ -184,6 +220,23 @@ def check_annotation(annotation: Any, format: str) -> None:
         raise ValueError(f"a {format} annotation needs {_names(needed)}; missing: {_names(missing)}")
     if not isinstance(annotation[items], (list, tuple)) or not all(isinstance(x, Mapping) for x in annotation[items]):
         raise ValueError(f"'{items}' of a {format} annotation must be a list of dicts")
+
+
+def _resized_ids(ids: Tensor, height: int, width: int, path: Path) -> Tensor:
+    """Segment ids (H, W) of an image of other size, (height, width), by the nearest pixel.
+
+    Raises:
+        ValueError: the proportions differ by more than rounding, so that the PNG is of another image, or turned.
+    """
+    rows, columns = ids.shape
+    if min(abs(rows * width / columns - height), abs(columns * height / rows - width)) > 1:
+        raise ValueError(
+            f"{path}: {rows} x {columns} pixels, but its image has {height} x {width}, of other proportions: "
+            "is it the PNG of this image, and not turned?"
+        )
+    row = (torch.arange(height) * 2 + 1) * rows // (2 * height)
+    column = (torch.arange(width) * 2 + 1) * columns // (2 * width)
+    return ids[row[:, None], column]
 
 
 def _labels(image_id: Any, *, class_labels: Tensor, boxes: Tensor, area: Tensor, size: tuple[int, int]) -> Labels:

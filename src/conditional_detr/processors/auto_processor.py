@@ -26,7 +26,7 @@ IMAGE_PROCESSORS: dict[str, type[DetectionImageProcessor]] = {
 _FAMILY_OF = {
     f"{prefix}{kind}": family
     for prefix, family in (("ConditionalDetr", "conditional_detr"), ("Detr", "detr"))
-    for kind in ("ImageProcessor", "ImageProcessorFast", "FeatureExtractor")
+    for kind in ("ImageProcessor", "ImageProcessorFast", "ImageProcessorPil", "FeatureExtractor")
 }
 
 
@@ -44,10 +44,12 @@ class AutoImageProcessor:
         """Read the processor of a checkpoint: a folder, a `.pth` file or a hub name. See
         `DetectionImageProcessor.from_pretrained`."""
         path = Path(pretrained_model_name_or_path)
-        if (path.is_dir() and not (path / "config.json").is_file()) or path.suffix == ".json":
-            path = path if path.is_file() else local_path(path, PREPROCESSOR_FILE)
-            return IMAGE_PROCESSORS[_family_of_processor(path)].from_pretrained(path, **options)
         files = {option: options[option] for option in HUB_OPTIONS if option in options}
+        if (
+            path.is_dir() and not (path / files.get("subfolder", "") / "config.json").is_file()
+        ) or path.suffix == ".json":
+            path = path if path.is_file() else local_path(path, PREPROCESSOR_FILE, **files)
+            return IMAGE_PROCESSORS[_family_of_processor(path)].from_pretrained(path, **options)
         checkpoint = Checkpoint(str(pretrained_model_name_or_path), **files)
         return image_processor_of(config_class_of(checkpoint)).from_pretrained(checkpoint, **options)
 

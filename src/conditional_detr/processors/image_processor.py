@@ -9,34 +9,25 @@ without its padding.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 from typing_extensions import Self
 
-from ..classes import SigmoidClasses, SoftmaxClasses
-from ..images.pixels import IMAGENET_MEAN, IMAGENET_STD, pad
+from ..images.pixels import IMAGENET_MEAN, IMAGENET_STD
 from ..images.prepare import Preprocessing
 from ..images.read import as_rgb_tensor, image_list
 from ..images.sizes import pad_size_dict, size_dict
-from ..results.detections import TargetSizes, detections
-from .annotations import (
-    Labels,
-    detection_labels,
-    pad_labels,
-    panoptic_labels,
-    relative_labels,
-    resize_labels,
-)
+from .annotations import read_labels
 from .batch_feature import BatchFeature, as_numpy
-from .post_processing import PostProcessing
+from .encoding import encode
+from .post_processing import ConditionalDetrPostProcessing, DetrPostProcessing, PostProcessing
 from .processor_arguments import (
     DEVIATIONS,
     MEANS,
+    OLDER_NAMES,
     RESCALE_FACTORS,
     WITHOUT_EFFECT,
     bounded,
@@ -160,35 +151,22 @@ class DetectionImageProcessor(ProcessorFiles, PostProcessing):
             ValueError: anything else that does not fit; the message names it.
         """
         steps = self._overridden(overrides)
-        preprocessing = steps.preprocessing
         if return_tensors not in (None, "pt", "np"):
             raise ValueError(f"return_tensors must be None, 'pt' or 'np', got {return_tensors!r}")
-        tensors = [as_rgb_tensor(image, input_data_format) for image in image_list(images)]
-        if not tensors:
-            raise ValueError("no images given")
-        if steps.do_rescale and any(_looks_rescaled(image) for image in tensors):
-            warnings.warn("pixels from 0 to 1 are rescaled by 1/255 once more; pass do_rescale=False", stacklevel=2)
-        labels = steps._read_labels(tensors, annotations, return_segmentation_masks, masks_path)
-
-        # Normalised before they are padded: in a batch some may be uint8 and others float, and padding is 0 in transformers.
-        images = [preprocessing.normalize(preprocessing.resize(image.to(device))) for image in tensors]
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        if steps.do_resize:
-            labels = [resize_labels(item, *size) for item, size in zip(labels, sizes, strict=False)]
-
-        batch = BatchFeature()
-        if steps.do_pad:
-            canvas = (steps.pad_size["height"], steps.pad_size["width"]) if steps.pad_size else None
-            batch["pixel_values"], mask = pad(images, canvas)
-            batch["pixel_mask"] = mask.to(torch.int64)  # as transformers has it
-            labels = [pad_labels(item, *batch.pixel_mask.shape[1:]) for item in labels]
-        elif len(set(sizes)) > 1:
-            raise ValueError(f"images of different sizes, {sorted(set(sizes))}, make a batch only with do_pad=True")
-        else:
-            batch["pixel_values"] = torch.stack(images)
-        if annotations is not None:
-            converted = [relative_labels(item) if steps.do_convert_annotations else item for item in labels]
-            batch["labels"] = [BatchFeature(item).to(batch.pixel_values.device) for item in converted]
+        tensors = [as_rgb_tensor(image, input_data_format).to(device) for image in image_list(images)]
+        labels = read_labels(tensors, annotations, steps.format, return_segmentation_masks, masks_path)
+        batch = BatchFeature(
+            encode(
+                tensors,
+                labels,
+                steps.preprocessing,
+                padded=steps.do_pad,
+                canvas=steps.pad_size,
+                relative=steps.do_convert_annotations,
+            )
+        )
+        if "labels" in batch:
+            batch["labels"] = [BatchFeature(item) for item in batch["labels"]]
         return as_numpy(batch) if return_tensors == "np" else batch
 
     def _overridden(self, overrides: Mapping[str, Any]) -> Self:
@@ -197,105 +175,23 @@ class DetectionImageProcessor(ProcessorFiles, PostProcessing):
         if given.get("data_format", "channels_first") != "channels_first":
             raise ValueError(f"data_format must be 'channels_first', got {given['data_format']!r}")
         arguments = self._arguments()
-        known = {*arguments, "max_size", "pad_and_return_pixel_mask"}
+        known = {*arguments, *OLDER_NAMES}
         unknown = [name for name in overrides if name not in known and name not in WITHOUT_EFFECT]
         if unknown:
             raise TypeError(f"preprocess() got an unknown argument {unknown[0]!r}")
         given = {name: value for name, value in given.items() if name in known}
         return type(self)(**replaced(arguments, given))
 
-    def _read_labels(
-        self,
-        images: Sequence[Tensor],
-        annotations: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
-        return_masks: bool | None,
-        masks_path: str | os.PathLike[str] | None,
-    ) -> list[Labels]:
-        """Of each image, its labels in pixels; none without annotations."""
-        if annotations is None:
-            return []
-        if not isinstance(annotations, Mapping | Sequence):
-            raise TypeError(f"annotations must be one dict, or one an image, got {type(annotations).__name__}")
-        listed = [annotations] if isinstance(annotations, Mapping) else list(annotations)
-        if len(listed) != len(images):
-            raise ValueError(f"{len(listed)} annotations for {len(images)} images")
-        sizes = [(image.shape[1], image.shape[2]) for image in images]
-        if self.format == "coco_panoptic":
-            with_masks = True if return_masks is None else return_masks
-            return [
-                panoptic_labels(item, *size, masks_path, with_masks) for item, size in zip(listed, sizes, strict=True)
-            ]
-        return [detection_labels(item, *size, bool(return_masks)) for item, size in zip(listed, sizes, strict=True)]
+
+class ConditionalDetrImageProcessor(DetectionImageProcessor, ConditionalDetrPostProcessing):
+    """The image processor of Conditional DETR. Arguments: `DetectionImageProcessor`."""
 
 
-class ConditionalDetrImageProcessor(DetectionImageProcessor):
-    """The image processor of Conditional DETR. Arguments: `DetectionImageProcessor`.
-
-    Classes are read by sigmoid, all of them, in masks as in boxes. transformers takes their softmax in segmentation and
-    leaves the last one out of instance and panoptic maps, as if it were "no object" (docs/correctness.md, trap 3).
-    """
-
-    classes = SigmoidClasses()
-
-    def post_process_object_detection(
-        self,
-        outputs: Any,
-        threshold: float = 0.5,
-        target_sizes: TargetSizes | None = None,
-        top_k: int | None = 100,
-    ) -> list[dict[str, Tensor]]:
-        """The detections of each image, highest score first. See `detections.detections`.
-
-        Args:
-            outputs: anything with `logits` (B, Q, C) and `pred_boxes` (B, Q, 4) cxcywh, relative.
-            threshold: only scores above it.
-            target_sizes: (height, width) of each image, a list or (B, 2); None leaves boxes relative.
-            top_k: at most so many of an image, before the threshold.
-
-        Returns:
-            for each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels.
-
-        Raises:
-            ValueError: `target_sizes` is not one pair an image.
-        """
-        return detections(outputs.logits, outputs.pred_boxes, self.classes, target_sizes, threshold, top_k)
-
-
-class DetrImageProcessor(DetectionImageProcessor):
+class DetrImageProcessor(DetectionImageProcessor, DetrPostProcessing):
     """The image processor of DETR. Arguments: `DetectionImageProcessor`."""
-
-    classes = SoftmaxClasses()
-
-    def post_process_object_detection(
-        self,
-        outputs: Any,
-        threshold: float = 0.5,
-        target_sizes: TargetSizes | None = None,
-        top_k: int | None = None,
-    ) -> list[dict[str, Tensor]]:
-        """The detections of each image, in the order of the queries. See `detections.detections`.
-
-        Args:
-            outputs: anything with `logits` (B, Q, C + 1), the last "no object", and `pred_boxes` (B, Q, 4) cxcywh, relative.
-            threshold: only scores above it.
-            target_sizes: (height, width) of each image, a list or (B, 2); None leaves boxes relative.
-            top_k: at most so many of an image, then the highest score first; None keeps all queries.
-
-        Returns:
-            for each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels.
-
-        Raises:
-            ValueError: `target_sizes` is not one pair an image.
-        """
-        return detections(outputs.logits, outputs.pred_boxes, self.classes, target_sizes, threshold, top_k)
 
 
 ConditionalDetrImageProcessorFast = ConditionalDetrImageProcessor
 ConditionalDetrFeatureExtractor = ConditionalDetrImageProcessor
 DetrImageProcessorFast = DetrImageProcessor
 DetrFeatureExtractor = DetrImageProcessor
-
-
-def _looks_rescaled(image: Tensor) -> bool:
-    # On an accelerator, looking would wait for it.
-    return image.is_floating_point() and image.device.type == "cpu" and 0 < image.max().item() <= 1

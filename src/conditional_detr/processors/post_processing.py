@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..classes import ClassReading
-from ..results.detections import TargetSizes
+from ..classes import ClassReading, SigmoidClasses, SoftmaxClasses
+from ..results.detections import TargetSizes, detections
 from ..results.segments import MaskPredictions, class_maps, class_scores, map_runs, segment_maps
 from .batch_feature import BatchFeature
 
@@ -132,3 +132,63 @@ class PostProcessing(ABC):
             label_ids_to_fuse or (),
             target_sizes,
         )
+
+
+class ConditionalDetrPostProcessing(PostProcessing):
+    """Classes are read by sigmoid, all of them, in masks as in boxes. transformers takes their softmax in segmentation and
+    leaves the last one out of instance and panoptic maps, as if it were "no object" (docs/correctness.md, trap 3).
+    """
+
+    classes = SigmoidClasses()
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: TargetSizes | None = None,
+        top_k: int | None = 100,
+    ) -> list[dict[str, Tensor]]:
+        """The detections of each image, highest score first. See `detections.detections`.
+
+        Args:
+            outputs: anything with `logits` (B, Q, C) and `pred_boxes` (B, Q, 4) cxcywh, relative.
+            threshold: only scores above it.
+            target_sizes: (height, width) of each image, a list or (B, 2); None leaves boxes relative.
+            top_k: at most so many of an image, before the threshold.
+
+        Returns:
+            for each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels.
+
+        Raises:
+            ValueError: `target_sizes` is not one pair an image.
+        """
+        return detections(outputs.logits, outputs.pred_boxes, self.classes, target_sizes, threshold, top_k)
+
+
+class DetrPostProcessing(PostProcessing):
+    """Classes are read by softmax, the last of them "no object"."""
+
+    classes = SoftmaxClasses()
+
+    def post_process_object_detection(
+        self,
+        outputs: Any,
+        threshold: float = 0.5,
+        target_sizes: TargetSizes | None = None,
+        top_k: int | None = None,
+    ) -> list[dict[str, Tensor]]:
+        """The detections of each image, in the order of the queries. See `detections.detections`.
+
+        Args:
+            outputs: anything with `logits` (B, Q, C + 1), the last "no object", and `pred_boxes` (B, Q, 4) cxcywh, relative.
+            threshold: only scores above it.
+            target_sizes: (height, width) of each image, a list or (B, 2); None leaves boxes relative.
+            top_k: at most so many of an image, then the highest score first; None keeps all queries.
+
+        Returns:
+            for each image `scores` (n,), `labels` (n,) and `boxes` (n, 4) xyxy in pixels.
+
+        Raises:
+            ValueError: `target_sizes` is not one pair an image.
+        """
+        return detections(outputs.logits, outputs.pred_boxes, self.classes, target_sizes, threshold, top_k)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any
 
@@ -12,6 +12,8 @@ from PIL import Image
 from ..images.sizes import size_dict
 from ..messages import shown
 
+# Names that older versions gave to `do_pad` and to `size["longest_edge"]`.
+OLDER_NAMES = ("pad_and_return_pixel_mask", "max_size")
 FORMATS = ("coco_detection", "coco_panoptic")
 # What may be given in a call as in transformers, and changes nothing: images always become RGB, channels first.
 WITHOUT_EFFECT = ("data_format", "default_to_square", "disable_grouping", "do_convert_rgb")
@@ -50,8 +52,10 @@ def pil_resample(resample: Any) -> int:
     return int(filter_number)
 
 
-def per_channel(name: str, values: Any, low: float, high: float) -> float | tuple[float, ...]:
-    """A number, or one a channel, each from `low` to `high`.
+def per_channel(
+    name: str, values: Any, low: float, high: float, channels: Collection[int] = (3,)
+) -> float | tuple[float, ...]:
+    """A number, or one a channel, each from `low` to `high`. channels: how many there may be.
 
     Raises:
         ValueError: it is not; the message names it.
@@ -59,8 +63,9 @@ def per_channel(name: str, values: Any, low: float, high: float) -> float | tupl
     if isinstance(values, Real):
         return number(name, values, low, high)
     listed = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(listed, list | tuple) or len(listed) != 3:
-        raise ValueError(f"{name} must be a number or 3, one a channel, got {shown(values)}")
+    if not isinstance(listed, list | tuple) or len(listed) not in channels:
+        counts = " or ".join(map(str, channels))
+        raise ValueError(f"{name} must be a number or {counts}, one a channel, got {shown(values)}")
     return tuple(number(name, value, low, high) for value in listed)
 
 

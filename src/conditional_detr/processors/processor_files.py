@@ -15,6 +15,7 @@ from ..checkpoints.hub import HUB_OPTIONS, local_path, upload_folder
 from ..files import read_json, write_json
 from .processor_arguments import replaced
 
+_STEPS = ("do_resize", "do_rescale", "do_normalize")
 _TRANSFORMERS_CHOICES = ("use_fast", "backend", "trust_remote_code", "_from_auto")
 
 
@@ -57,8 +58,12 @@ class ProcessorFiles:
         Raises:
             ValueError: a value that means nothing; the message names it.
         """
-        # Null stands for the default in what transformers 4 writes.
-        given = {name: value for name, value in replaced(values, overrides).items() if value is not None}
+        # Null stands for the default in what transformers 4 writes; of a step, transformers takes it for "not".
+        given = {
+            name: False if value is None and name in _STEPS else value
+            for name, value in replaced(values, overrides).items()
+            if value is not None or name in _STEPS
+        }
         for name in ("image_processor_type", "feature_extractor_type", *_TRANSFORMERS_CHOICES):
             given.pop(name, None)
         return cls(**given)
@@ -74,7 +79,7 @@ class ProcessorFiles:
                 on the Hugging Face hub, or a `.pth` file, which says nothing about images, so that the defaults are taken;
                 or a checkpoint that was found already.
             overrides: arguments of the constructor that replace what the file says; and `revision`, `cache_dir`, `token`,
-                `local_files_only`, `force_download` for the hub.
+                `local_files_only`, `force_download` for the hub, `subfolder` for both.
 
         Raises:
             OSError: no such folder, file or repository, or no network; one line.

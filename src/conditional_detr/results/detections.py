@@ -54,7 +54,7 @@ def detections_with_queries(
     top_k: int | None,
 ) -> list[dict[str, Tensor]]:
     """As `detections`, and of each also its query, `queries` (n,) int64."""
-    boxes = _boxes_in_pixels(pred_boxes, target_sizes)
+    boxes = boxes_in_pixels(pred_boxes, target_sizes)
     scores, labels, queries = classes.select(logits, top_k)
     above = scores > threshold
     # Moving them to the front leaves one number an image to wait for, where a boolean index waits for each image thrice.
@@ -66,7 +66,7 @@ def detections_with_queries(
     return [{name: values[i, :count] for name, values in parts.items()} for i, count in enumerate(counts)]
 
 
-def _boxes_in_pixels(pred_boxes: Tensor, target_sizes: TargetSizes | None) -> Tensor:
+def boxes_in_pixels(pred_boxes: Tensor, target_sizes: TargetSizes | None) -> Tensor:
     """(B, Q, 4) xyxy, in pixels of the target sizes, or relative without them."""
     cx, cy, width, height = at_least_float32(pred_boxes).unbind(-1)
     boxes = torch.stack([cx - 0.5 * width, cy - 0.5 * height, cx + 0.5 * width, cy + 0.5 * height], dim=-1)
@@ -79,7 +79,7 @@ def _boxes_in_pixels(pred_boxes: Tensor, target_sizes: TargetSizes | None) -> Te
             )
         except (TypeError, ValueError):
             raise ValueError(f"target_sizes must be (height, width) of each image, got {target_sizes!r}") from None
-    if tuple(target_sizes.shape) != (len(pred_boxes), 2):
+    if tuple(target_sizes.shape) != (pred_boxes.shape[0], 2):
         raise ValueError(
             f"target_sizes must have one (height, width) for each of the {len(pred_boxes)} images, "
             f"got the shape {tuple(target_sizes.shape)}"

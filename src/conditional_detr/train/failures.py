@@ -13,6 +13,9 @@ from ..stopping import Interrupted
 from .checkpoint_files import checkpoints
 
 CONTINUE = "Continue with --resume auto"
+LESS_MEMORY_SAME_RESULT = "a larger --accumulate (the same result) or --gradient_checkpointing true"
+LESS_MEMORY = "a smaller --batch_size, --precision bf16, or smaller --augmentation.scales"
+FINITE_LOSS = "Look at these images; else lower lr, set clip_norm, or use --precision bf16 or fp32 instead of fp16"
 
 
 def what_is_left(output: Path) -> str:
@@ -101,9 +104,9 @@ class LossNotFinite(TrainingError):
         else:
             left = f"the last good state is in {earlier[-1]}" if earlier else "no earlier checkpoint had been saved"
         super().__init__(
-            f"the loss is not finite at step {step} (image ids {', '.join(map(str, image_ids))}): {left}. Look at these "
-            "images; else lower lr, set clip_norm, or use --precision bf16 or fp32 instead of fp16"
+            f"the loss is not finite at step {step} (image ids {', '.join(map(str, image_ids))}): {left}. {FINITE_LOSS}"
         )
+        self.image_ids = list(image_ids)
 
 
 class OutOfMemory(TrainingError):
@@ -118,8 +121,7 @@ class OutOfMemory(TrainingError):
     def __init__(self, step: int, shapes: Sequence[tuple[int, ...]], saved: Path) -> None:
         super().__init__(
             f"out of memory at step {step} (batches of {', '.join(map(str, shapes))}); the state from before it is in "
-            f"{saved}. {CONTINUE} and a larger --accumulate (the same result) or --gradient_checkpointing true; or start "
-            "anew with a smaller --batch_size, --precision bf16, or smaller --augmentation.scales"
+            f"{saved}. {CONTINUE} and {LESS_MEMORY_SAME_RESULT}; or start anew with {LESS_MEMORY}"
         )
 
     @staticmethod
@@ -142,3 +144,80 @@ class DeviceFailed(TrainingError):
             f"the device failed at step {step} ({str(error).splitlines()[0]}): {last}. Look at the machine's log, then "
             "continue with --resume auto; --checkpoint_steps 500 would lose less"
         )
+
+
+class PreflightFailed(TrainingError):
+    """What would end the run later, found before its first step."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"preflight: {fault}. No step has been made; --preflight false begins all the same")
+
+
+class BatchTooLarge(PreflightFailed):
+    """The largest batch that the data can make, and memory does not hold it.
+
+    Args:
+        shape: of the micro-batch.
+        objects: of its fullest image.
+        needed: bytes that it would take, where that is known without trying.
+        limit: bytes that there are, likewise.
+        tried: the shape of the micro-batch that memory did not hold.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        objects: int,
+        needed: int | None = None,
+        limit: int | None = None,
+        tried: Sequence[int] = (),
+    ) -> None:
+        if tried and tuple(tried) != tuple(shape):
+            why = f" (one of {tuple(tried)} was too much already)"
+        else:
+            why = "" if needed is None or limit is None else f" (some {amount(needed)}, and there are {amount(limit)})"
+        super().__init__(
+            f"memory does not hold the largest batch that the data can make, {tuple(shape)} with up to {objects} objects an "
+            f"image{why}: take {LESS_MEMORY_SAME_RESULT}; or {LESS_MEMORY}"
+        )
+
+
+class FirstLossNotFinite(PreflightFailed):
+    """The loss of the first batch, and it is not finite.
+
+    Args:
+        step: of those that were tried on it, from 1.
+        image_ids: of its images.
+    """
+
+    def __init__(self, step: int, image_ids: Sequence[Any]) -> None:
+        ids = ", ".join(map(str, image_ids))
+        super().__init__(f"the loss of one batch (image ids {ids}) is not finite at step {step}. {FINITE_LOSS}")
+
+
+class EvaluationFails(PreflightFailed):
+    """The evaluation of the largest validation images, which ends in an error."""
+
+    def __init__(self, error: Exception) -> None:
+        reason = str(error).replace("--batch_size", "--eval_batch_size")  # the option that training has
+        super().__init__(f"an evaluation would fail: {reason}")
+
+
+class DiskTooSmall(PreflightFailed):
+    """Checkpoints and models take more than is free.
+
+    Args:
+        needed, free: in bytes.
+        keep: checkpoints that are kept.
+    """
+
+    def __init__(self, output: Path, needed: int, free: int, keep: int) -> None:
+        super().__init__(
+            f"{keep} checkpoints, one being written and the models take {amount(needed)}, and {amount(free)} are "
+            f"free for {output}: free some space, choose another --output, or keep fewer (--keep_checkpoints)"
+        )
+
+
+def amount(count: int) -> str:
+    """Bytes in words."""
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{max(1, count // 2**20)} MiB"

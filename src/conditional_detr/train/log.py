@@ -47,8 +47,7 @@ class RunLog:
         """Forget what a run before wrote after the checkpoint that training continues from (all of it at step 0), and
         what a killed run or another program left that is no row."""
         if self.path.is_file():
-            text = self.path.read_text(encoding="utf-8", errors="replace")
-            rows = [row for row in map(_row, text.splitlines()) if row is not None]
+            rows = read_log(self.path)
             last = {"train": step, "eval": evaluated_step}
             self.rows = [row for row in rows if row["step"] <= last.get(row["kind"], step)]
             kept = "".join(json.dumps(row) + "\n" for row in self.rows)
@@ -82,6 +81,16 @@ class RunLog:
         """Write `curves.png`."""
         if self.is_first:
             draw_curves(self.folder / "curves.png", self.rows)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's `log.jsonl`, without what is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [row for row in map(_row, text.splitlines()) if row is not None]
 
 
 def _row(line: str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
     set_up          data, model and optimizer, or all of it as a checkpoint has it           setup.py
     introduce       say what is about to happen
+    preflight       try what would fail later, and leave everything as it was            preflight.py
     until the last step, or until a stop:
         validate    where an epoch has ended: figures, the best model, a checkpoint          validation.py
         _wait_for   this process's micro-batches of the step
@@ -45,6 +46,7 @@ from .failures import (
 )
 from .optimizer import learning_rate_factor
 from .pictures import draw_batch
+from .preflight import preflight
 from .recipe import Recipe
 from .run import Run
 from .setup import introduce, set_up
@@ -79,6 +81,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
 def carry_out(run: Run) -> dict[str, Any]:
     """Train from where the run is to its end. Returns the contents of metrics.json."""
     introduce(run)
+    preflight(run, _step)
     run.stop.at_once = False
     try:
         with run.log.progress:

@@ -174,7 +174,7 @@ def check_learned_positions(
     recipe: Recipe,
     model: ObjectDetectionModel | SegmentationModel,
     train_set: DetectionDataset,
-    val_set: DetectionDataset,
+    val_set: DetectionDataset | None,
 ) -> None:
     """Refuse at the start what would otherwise fail at the first large image."""
     if model.config.position_embedding_type != "learned":
@@ -186,6 +186,8 @@ def check_learned_positions(
         (train_set, max(settings.scales), settings.max_size),
         (val_set, recipe.image_size, recipe.max_size),
     ):
+        if dataset is None:
+            continue
         largest = max(max(output_size(int(h), int(w), short, long)) for h, w in np.unique(dataset.sizes, axis=0))
         if -(-largest // stride) > MAX_LEARNED_CELLS:
             raise ValueError(

@@ -36,7 +36,7 @@ GROUPS = {
     ),
     "evaluation": ("image_size", "max_size", "eval_epochs", "eval_batch_size", "early_stopping"),
     "speed and memory": ("precision", "compile", "gradient_checkpointing", "workers", "threads"),
-    "running": ("output", "resume", "checkpoint_steps", "keep_checkpoints", "log_steps", "tensorboard"),
+    "running": ("output", "resume", "preflight", "checkpoint_steps", "keep_checkpoints", "log_steps", "tensorboard"),
 }  # fmt: skip
 POSITIVE = (
     "image_size", "max_size", "epochs", "batch_size", "accumulate", "lr", "eval_epochs", "eval_batch_size",
@@ -65,6 +65,8 @@ class Recipe:
         output: Folder of the run. Default: runs/ and the recipe's name.
         resume: "auto" continues from the newest whole checkpoint in the output folder, if there is one; or the path of a
             checkpoint.
+        preflight: Before the first step, for a minute at most, try what would fail later: the largest batch that the data can make,
+            an evaluation, a checkpoint, a few steps on one batch; and say how long the run will take, and whether it fits.
         init_from: Weights to start from: a saved model's folder, an original .pth file or a hub name. If its classes
             are not those of the data, its classifier is replaced.
         backbone_weights: File of a ResNet's weights to start from, torchvision's or timm's, .pth or .safetensors, where
@@ -76,7 +78,8 @@ class Recipe:
         val_annotations: Annotation file for evaluation, in place of the one found in data.
         val_images: Folder of the images for evaluation, in place of the one found in data.
         split: Shares of the images for train, val and test where the data has no splits: the same every time, identical
-            pictures never in two. Where it has train and no val, val is held out of train.
+            pictures never in two. Where it has train and no val, val is held out of train; "1,0" holds nothing out and
+            trains without validation.
         image_size: Short side in pixels in evaluation and prediction.
         max_size: Longest long side in pixels in evaluation and prediction.
         augmentation: What happens to training images.
@@ -116,6 +119,7 @@ class Recipe:
     data: str = ""
     output: str = ""
     resume: str = ""
+    preflight: bool = True
     init_from: str = ""
     backbone_weights: str = ""
     model: dict[str, Any] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from .recipe import Recipe
 FREE_ON_RESUME = (
     "data", "train_annotations", "train_images", "val_annotations", "val_images", "split",  # what is in them is compared instead
     "output", "resume", "init_from", "backbone_weights", "workers", "keep_checkpoints", "checkpoint_steps", "log_steps", "eval_batch_size",
-    "accumulate", "gradient_checkpointing", "compile", "tensorboard", "threads",
+    "preflight", "accumulate", "gradient_checkpointing", "compile", "tensorboard", "threads",
 )  # fmt: skip
 
 

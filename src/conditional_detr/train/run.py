@@ -23,6 +23,7 @@ class Run:
     """One training run, of this process.
 
     Attributes:
+        val_set: None where there is nothing to validate on.
         loader: this process's micro-batches, from the step that the run begins at to the last.
         state: all that training changes, and that a checkpoint holds; its model is the plain one.
         ddp: the same model as training calls it: under DistributedDataParallel where there are several processes.
@@ -36,7 +37,7 @@ class Run:
     processes: Processes
     accelerator: Accelerator
     train_set: DetectionDataset
-    val_set: DetectionDataset
+    val_set: DetectionDataset | None
     loader: DataLoader
     steps_per_epoch: int
     state: TrainingState

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from ..data.dataset import DetectionDataset, check_same_categories
 from ..data.sampler import TrainingBatches
 from ..data.samples import TrainingSet, collate
-from ..data.splits import read_split_files, read_splits
+from ..data.splits import has_split, read_split_files, read_splits
 from ..data.transforms import training_transform
 from ..files import write_atomically
 from ..processors.auto_processor import image_processor_of
@@ -34,6 +34,8 @@ from .run import Run
 from .state import SavedState, TrainingState
 from .validation import best_so_far
 
+NO_VALIDATION = "no validation data: no AP, no best model and no early stopping; the last weights (their moving average, with ema) are the model"
+
 
 def set_up(recipe: Recipe, stop: StopRequest) -> Run:
     """Read the data and build what is trained, new or as a checkpoint has it. Nothing is written yet.
@@ -46,7 +48,8 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
     processes = Processes(accelerator, stop)
     _check_processes(recipe, processes)
     train_set, val_set = read_data(recipe)
-    check_same_categories(train_set, val_set)
+    if val_set is not None:
+        check_same_categories(train_set, val_set)
     batches = _batches(recipe, train_set, processes)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -105,8 +108,9 @@ def _check_processes(recipe: Recipe, processes: Processes) -> None:
         raise ValueError("sync_batch_norm needs GPUs: PyTorch's synchronised batch norm has no CPU version")
 
 
-def read_data(recipe: Recipe) -> tuple[DetectionDataset, DetectionDataset]:
-    """Read the recipe's training and validation data.
+def read_data(recipe: Recipe) -> tuple[DetectionDataset, DetectionDataset | None]:
+    """Read the recipe's training and validation data; None where there is none to validate on: only training files are
+    named, or the data has no such split and `split` makes none.
 
     Raises:
         OSError, ValueError: see `read_split_files`; or the recipe names none, or the training data has no annotations.
@@ -116,12 +120,12 @@ def read_data(recipe: Recipe) -> tuple[DetectionDataset, DetectionDataset]:
         "val": (recipe.val_annotations, recipe.val_images),
     }
     found = [split for split, (file, _) in files.items() if not file]
-    if found and not recipe.data:
-        raise ValueError(
-            f"no {found[0]} data: give --data FOLDER, or --{found[0]}_annotations FILE with --{found[0]}_images FOLDER"
-        )
+    if "train" in found and not recipe.data:
+        raise ValueError("no train data: give --data FOLDER, or --train_annotations FILE with --train_images FOLDER")
     # With validation data of its own nothing needs to be held out of the training data.
     shares = recipe.split if "val" in found else ""
+    if shares and not (recipe.data and has_split(recipe.data, "val", recipe.task, shares)):
+        found.remove("val")
     read = read_splits(recipe.data, found, recipe.task, recipe.skip_bad_images, shares) if found else []
     sets = dict(zip(found, read, strict=True))
     for split, (file, images) in files.items():
@@ -129,7 +133,7 @@ def read_data(recipe: Recipe) -> tuple[DetectionDataset, DetectionDataset]:
             sets[split] = read_split_files(file, images, recipe.task, recipe.skip_bad_images)
     if not len(sets["train"].boxes):
         raise ValueError(f"{sets['train'].annotation_file} holds no annotations to train on")
-    return sets["train"], sets["val"]
+    return sets["train"], sets.get("val")
 
 
 def _batches(recipe: Recipe, train_set: DetectionDataset, processes: Processes) -> TrainingBatches:
@@ -165,11 +169,11 @@ def _state(
     accelerator: Accelerator,
     processes: Processes,
     train_set: DetectionDataset,
-    val_set: DetectionDataset,
+    val_set: DetectionDataset | None,
     steps_per_epoch: int,
 ) -> tuple[TrainingState, list[str]]:
     """The state to begin with, and what its user should know about it."""
-    data = [train_set.fingerprint(), val_set.fingerprint()]
+    data = [dataset.fingerprint() for dataset in (train_set, val_set) if dataset is not None]
 
     def build(saved: SavedState | None) -> tuple[TrainingState, list[str]]:
         model, notes = build_model(recipe, train_set, saved)
@@ -218,7 +222,9 @@ def introduce(run: Run) -> None:
         f"{config.model_type} with {config.backbone}, {sum(p.numel() for p in parameters) / 1e6:.1f} M "
         f"weights ({trained / 1e6:.1f} M trained), {config.num_queries} queries{groups}, {config.num_labels} classes"
     )
-    for line in [*run.train_set.summary(config.num_queries), *run.val_set.summary()]:
+    for line in run.train_set.summary(config.num_queries):
+        say(line)
+    for line in [NO_VALIDATION] if run.val_set is None else run.val_set.summary():
         say(line)
     say(f"augmentation: {recipe.augmentation.describe()}")
     say(

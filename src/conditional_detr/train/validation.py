@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import Task
+from ..data.dataset import DetectionDataset
 from ..evaluate.evaluation import HEADLINE, Metrics, evaluate
 from ..files import read_json, write_json
 from ..models.detector import ObjectDetectionModel
@@ -14,6 +15,7 @@ from ..precision import PRECISIONS
 from ..stopping import Interrupted
 from ..workers import WorkerDied, worker_count
 from .failures import LoadingEndedInEvaluation, stopped_before_saving
+from .low_figures import is_low, low_for_half_the_run, why_low
 from .run import Run
 from .state import Progress
 
@@ -30,27 +32,19 @@ def validation_is_due(run: Run) -> bool:
 
 
 def validate(run: Run) -> None:
-    """Evaluate, keep the model if it is the best so far, and save.
+    """Evaluate, keep the model if it is the best so far, and save. Without validation data only the curves are drawn.
 
     Raises:
         Interrupted, LoadingEndedInEvaluation: nothing is lost; the evaluation is done again on resuming.
     """
-    recipe, state = run.recipe, run.state
+    state = run.state
+    if run.val_set is None:
+        state.progress.evaluated_step = state.progress.step
+        return run.log.draw_curves()
     # The checkpoint, too, has the first process's statistics.
     run.processes.take_from_first([*state.model.buffers(), *([] if state.average is None else state.average.buffers())])
     try:
-        metrics = evaluate(
-            state.evaluated_model,
-            run.processor,
-            run.val_set,
-            batch_size=recipe.eval_batch_size,
-            workers=worker_count(recipe.workers),
-            skip_bad=recipe.skip_bad_images,
-            precision=PRECISIONS[recipe.precision],
-            stop=lambda: run.stop.signal,
-            losses=len(run.val_set.boxes) > 0,
-            picture=run.output / "validation.jpg",
-        )
+        metrics = evaluate_on(run, run.val_set, run.output / "validation.jpg")
     except Interrupted as stopped:
         raise stopped_before_saving(stopped.signal, run.output) from None
     except WorkerDied as error:
@@ -61,6 +55,27 @@ def validate(run: Run) -> None:
     run.save()
     if run.processes.alone and run.stop.signal:
         raise stopped_before_saving(run.stop.signal, run.output)
+
+
+def evaluate_on(run: Run, dataset: DetectionDataset, picture: Path) -> Metrics | None:
+    """Evaluate the run's model as it is now; see `evaluate`.
+
+    Args:
+        picture: where some of the images are drawn.
+    """
+    recipe = run.recipe
+    return evaluate(
+        run.state.evaluated_model,
+        run.processor,
+        dataset,
+        batch_size=recipe.eval_batch_size,
+        workers=worker_count(recipe.workers),
+        skip_bad=recipe.skip_bad_images,
+        precision=PRECISIONS[recipe.precision],
+        stop=lambda: run.stop.signal,
+        losses=len(dataset.boxes) > 0,
+        picture=picture,
+    )
 
 
 def _record(run: Run, metrics: Metrics) -> None:
@@ -76,8 +91,10 @@ def _record(run: Run, metrics: Metrics) -> None:
         progress.best, progress.best_step, progress.evaluations_since_best = metrics.headline, progress.step, 0
         run.log.best = best_so_far(run.recipe.task, progress)
         if run.processes.is_first:
-            _write_model(run, run.output / "best", run.state.evaluated_model, summary)
+            write_model(run, run.output / "best", run.state.evaluated_model, summary)
             write_json(run.output / "best" / "metrics.json", {"step": progress.step, **metrics.to_dict()})
+    if low_for_half_the_run(run):
+        run.log.say(why_low(run))
 
 
 def best_so_far(task: Task, progress: Progress) -> str:
@@ -85,7 +102,7 @@ def best_so_far(task: Task, progress: Progress) -> str:
     return f"best {HEADLINE[task].replace('_', ' ')} {progress.best:.3f}" if progress.best >= 0 else ""
 
 
-def _write_model(
+def write_model(
     run: Run, folder: Path, model: ObjectDetectionModel | SegmentationModel, summary: dict[str, Any]
 ) -> None:
     """Write a model and its processor; the figures go into its card."""
@@ -107,7 +124,7 @@ def finish(run: Run) -> dict[str, Any]:
         if run.progress.best >= 0 and (best / "config.json").is_file():
             model = type(run.state.model).from_pretrained(best)
             summary = read_json(best / "metrics.json")
-        _write_model(run, run.output / "model", model, summary)
+        write_model(run, run.output / "model", model, summary)
         write_json(run.output / "metrics.json", summary)
         run.log.draw_curves()
     bad, mismatched = run.progress.bad_images, run.progress.mismatched_sizes
@@ -118,6 +135,8 @@ def finish(run: Run) -> dict[str, Any]:
         )
     if summary:
         run.log.say(f"{best_so_far(run.recipe.task, run.progress)} at step {summary['step']}")
+    if is_low(run):
+        run.log.say(why_low(run))
     run.log.say(f"model in {run.output / 'model'}, curves in {run.output / 'curves.png'}")
     run.accelerator.wait_for_everyone()
     if run.stop.signal:

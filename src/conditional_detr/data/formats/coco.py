@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...coco_masks import encode_segmentation
 from ...config import Task
 from ...files import read_json
 from ...messages import shown
 from ..check import MOST_OUTSIDE, box_form
 from ..dataset import DetectionDataset, Id
 from ..object_masks import InstanceMasks, as_json
+from .coco_rows import Columns, Masks, rows_of
+from .coco_stream import read_stream
 from .entries import BOX, Entries, is_box
 from .format import ALIASES, Format, Found, images_beside, said, split_folders
 from .image_files import exist
+from .index import indexed
 from .json_kinds import COCO_JSON, MOST_FILES, json_kind
-from .polygons import POLYGONS_LOOKED_AT, crosses_itself, crossing_remark
+from .polygons import crossing_remark
 
 
 def read_coco(
@@ -40,9 +42,27 @@ def read_coco(
             with masks also run lengths of another size or that cannot be read, and no segmentation at all.
     """
     path, folder = Path(annotation_file), Path(image_folder)
+    check_place(path, folder)
+    if (stream := read_stream(path, masks)) is not None:
+        images, missing = present_images(path, folder, stream.image_entries(), skip_missing_images)
+        categories = read_categories(path, stream.categories, stream.category_numbers)
+        index_of = {image["id"]: i for i, image in enumerate(images)}
+        class_of: dict[Id, int] = {number: i for i, number in enumerate(categories.ids)}
+        if (columns := stream.columns(index_of, class_of)) is not None:
+            del stream
+            return dataset_of(path, folder, categories, images, missing, columns, ground_truth)
+        del stream
     content = read_content(path, folder)
     images, missing = present_images(path, folder, content["images"], skip_missing_images)
     return index_annotations(path, folder, content, images, missing, masks, ground_truth)
+
+
+def check_place(path: Path, folder: Path) -> None:
+    """Raises FileNotFoundError where the file or the folder of its images does not exist."""
+    if not path.is_file():
+        raise FileNotFoundError(f"annotation file {path} does not exist")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"image folder {folder} does not exist")
 
 
 def read_content(path: Path, folder: Path) -> dict[str, Any]:
@@ -52,10 +72,7 @@ def read_content(path: Path, folder: Path) -> dict[str, Any]:
         FileNotFoundError: the file or the folder of its images does not exist.
         ValueError: not JSON, not COCO, or without images.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"annotation file {path} does not exist")
-    if not folder.is_dir():
-        raise FileNotFoundError(f"image folder {folder} does not exist")
+    check_place(path, folder)
     content = read_json(path)
     if isinstance(content, dict):
         content.setdefault("annotations", [])  # test sets have none
@@ -67,19 +84,6 @@ def read_content(path: Path, folder: Path) -> dict[str, Any]:
     return content
 
 
-@dataclass
-class _Rows:
-    """What is read of a list of annotations, one by one."""
-
-    by_image: list[list[tuple[Any, ...]]]  # (box inside the image, class, area, crowd, position, run lengths)
-    clipped: int = 0
-    dropped: list[Any] = field(default_factory=list)
-    maskless: list[Any] = field(default_factory=list)
-    short_polygons: list[Any] = field(default_factory=list)
-    outlined: int = 0  # annotations with polygons
-    crossing: list[Any] = field(default_factory=list)
-
-
 def index_annotations(
     path: Path,
     folder: Path,
@@ -89,65 +93,80 @@ def index_annotations(
     masks: bool,
     ground_truth: Callable[[DetectionDataset], dict[str, Any]],
 ) -> DetectionDataset:
-    """The flat arrays of a detection file's annotations; `images` are those of `present_images`."""
+    """The data set of a detection file's annotations, checked one by one; `images` are those of `present_images`."""
     annotations = content["annotations"]
-    category_ids, category_names, parent = _categories(path, content["categories"], annotations)
+    used = (a.get("category_id") for a in annotations if type(a) is dict)
+    categories = read_categories(path, content["categories"], used)
     all_ids = {image["id"] for image in content["images"]} if missing else None
-    rows = _read_rows(path, annotations, images, all_ids, category_ids, masks)
-    flat = [row for own in rows.by_image for row in own]
-    if rows.maskless and not flat:
+    columns = _read_columns(path, annotations, images, all_ids, categories.ids, masks)
+    return dataset_of(path, folder, categories, images, missing, columns, ground_truth)
+
+
+def dataset_of(
+    path: Path,
+    folder: Path,
+    categories: Categories,
+    images: list[dict[str, Any]],
+    missing: int,
+    columns: Columns,
+    ground_truth: Callable[[DetectionDataset], dict[str, Any]],
+) -> DetectionDataset:
+    """The flat arrays of annotations.
+
+    Raises:
+        ValueError: there are annotations, and not one is usable.
+    """
+    sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64).reshape(-1, 2)
+    rows = rows_of(columns, sizes)
+    count, masks = len(columns.boxes), columns.masks
+    if rows.maskless and not len(rows.boxes):
         raise ValueError(
-            f"{path}: not one of {len(annotations)} annotations has a mask: segmentation needs polygons or run "
+            f"{path}: not one of {count} annotations has a mask: segmentation needs polygons or run "
             "lengths in their 'segmentation'. Give data with masks, or train a detector on this"
         )
-    if annotations and not flat and not missing:
+    if count and not len(rows.boxes) and not missing:
         raise ValueError(
-            f"{path}: not one of {len(annotations)} boxes has an area inside its image (x, y, width, height in pixels?)"
+            f"{path}: not one of {count} boxes has an area inside its image (x, y, width, height in pixels?)"
         )
     form = None
-    largest = max((max(inside[2:]) for inside, *_ in flat), default=0)
-    if largest <= 2 or rows.clipped + len(rows.dropped) > MOST_OUTSIDE * len(annotations):
-        size_of = {image["id"]: (image["height"], image["width"]) for image in images}
-        known = [annotation for annotation in annotations if annotation["image_id"] in size_of]
-        form = box_form([a["bbox"] for a in known], [size_of[a["image_id"]] for a in known])
-    columns = list(zip(*flat, strict=True)) if flat else [()] * 6
-    sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64).reshape(-1, 2)
+    if rows.boxes[:, 2:].max(initial=0) <= 2 or rows.clipped + len(rows.dropped) > MOST_OUTSIDE * count:
+        form = box_form(columns.boxes, sizes[columns.images])
     return DetectionDataset(
         annotation_file=path,
         image_folder=folder,
-        category_ids=category_ids,
-        category_names=category_names,
+        category_ids=categories.ids,
+        category_names=categories.names,
         image_ids=[image["id"] for image in images],
         file_names=[image["file_name"] for image in images],
         sizes=sizes,
-        first=np.concatenate(([0], np.cumsum([len(own) for own in rows.by_image], dtype=np.int64))),
-        boxes=np.array(columns[0], dtype=np.float32).reshape(-1, 4),
-        classes=np.array(columns[1], dtype=np.int64),
-        areas=np.array(columns[2], dtype=np.float32),
-        crowds=np.array(columns[3], dtype=bool),
-        positions=np.array(columns[4], dtype=np.int64),
+        first=rows.first,
+        boxes=rows.boxes,
+        classes=rows.classes,
+        areas=rows.areas,
+        crowds=rows.crowds,
+        positions=rows.positions,
         ground_truth=ground_truth,
-        masks=_instance_masks(sizes, columns[5]) if masks else None,
+        masks=None if masks is None else _instance_masks(sizes, rows.run_lengths),
         clipped=rows.clipped,
         dropped=rows.dropped,
         maskless=rows.maskless,
-        short_polygons=rows.short_polygons,
+        short_polygons=[] if masks is None else masks.short_polygons,
         missing_images=missing,
-        parent_category=parent,
+        parent_category=categories.parent,
         box_form=form,
-        warnings=[crossing_remark(rows.crossing)] if rows.crossing else [],
+        warnings=[crossing_remark(masks.crossing)] if masks is not None and masks.crossing else [],
     )
 
 
-def _read_rows(
+def _read_columns(
     path: Path,
     annotations: Sequence[Any],
     images: list[dict[str, Any]],
     all_ids: set[Id] | None,
     category_ids: list[int],
     masks: bool,
-) -> _Rows:
-    """Check every annotation; those of the images become rows.
+) -> Columns:
+    """Check every annotation; those of the images are in the columns.
 
     Args:
         all_ids: of the file's images, where `images` are not all of them; annotations of the others are passed over.
@@ -157,7 +176,10 @@ def _read_rows(
     known: Collection[Id] = index_of if all_ids is None else all_ids
     sizes = [(image["height"], image["width"]) for image in images]
     entries = Entries(path, "annotations")
-    rows = _Rows([[] for _ in images])
+    found = Masks() if masks else None
+    rows: list[tuple[int, int, float, bool, int]] = []
+    boxes: list[list[float]] = []
+    ids: list[Any] = []
     for position, annotation in enumerate(annotations):
         if type(annotation) is not dict:
             entries.check(position, annotation)
@@ -170,6 +192,7 @@ def _read_rows(
             entries.unknown(position, annotation, "image_id", known, "images")
         if category_id not in class_of:
             entries.unknown(position, annotation, "category_id", class_of, "categories")
+        ids.append(annotation.get("id", "?"))
         if image_id not in index_of:
             continue
         box = annotation.get("bbox")
@@ -177,41 +200,24 @@ def _read_rows(
             entries.wrong(position, annotation, "bbox", BOX)
         area, crowd = entries.area_and_crowd(position, annotation, box[2] * box[3])
         index = index_of[image_id]
-        height, width = sizes[index]
-        x0, y0, x1, y1 = box[0], box[1], box[0] + box[2], box[1] + box[3]
-        inside = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
-        if inside[2] <= inside[0] or inside[3] <= inside[1]:
-            rows.dropped.append(annotation.get("id", "?"))
-            continue
-        mask = b""
-        if masks and not (mask := _mask(entries, position, annotation, height, width, rows)):
-            rows.maskless.append(annotation.get("id", "?"))
-            continue
-        # Half a pixel outside is rounding, not a fault worth reporting.
-        rows.clipped += x0 < -0.5 or y0 < -0.5 or x1 > width + 0.5 or y1 > height + 0.5
-        rows.by_image[index].append((inside, class_of[category_id], area, crowd, position, mask))
-    return rows
-
-
-def _mask(entries: Entries, position: int, annotation: dict[str, Any], height: int, width: int, rows: _Rows) -> bytes:
-    """An annotation's compressed run lengths; none where it has no mask, or one without a pixel."""
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list):
-        long = [polygon for polygon in segmentation if not isinstance(polygon, list) or len(polygon) >= 6]
-        if len(long) < len(segmentation):
-            rows.short_polygons.append(annotation.get("id", "?"))
-            segmentation = long
-    if not segmentation:
-        return b""
-    try:
-        found = _run_length_bytes(segmentation, height, width)
-    except ValueError as error:
-        entries.fault(position, annotation, f"segmentation: {error}")
-    if isinstance(segmentation, list):
-        rows.outlined += 1
-        if rows.outlined <= POLYGONS_LOOKED_AT and any(map(crosses_itself, segmentation)):
-            rows.crossing.append(annotation.get("id", "?"))
-    return found
+        if found is not None:
+            try:
+                found.add(annotation.get("segmentation"), ids[-1], box, sizes[index])
+            except ValueError as error:
+                entries.fault(position, annotation, f"segmentation: {error}")
+        rows.append((index, class_of[category_id], area, crowd, position))
+        boxes.append(box)
+    image, number, areas, crowds, positions = zip(*rows, strict=True) if rows else [()] * 5
+    return Columns(
+        images=np.array(image, dtype=np.int64),
+        classes=np.array(number, dtype=np.int64),
+        boxes=np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        areas=np.array(areas, dtype=np.float64),
+        crowds=np.array(crowds, dtype=np.uint8),
+        positions=np.array(positions, dtype=np.int64),
+        ids=ids,
+        masks=found,
+    )
 
 
 def _instance_masks(sizes: np.ndarray, masks: Sequence[bytes]) -> InstanceMasks:
@@ -222,18 +228,24 @@ def _instance_masks(sizes: np.ndarray, masks: Sequence[bytes]) -> InstanceMasks:
     )
 
 
-def _run_length_bytes(segmentation: Any, height: int, width: int) -> bytes:
-    """A segmentation's compressed run lengths; none where it has no pixel."""
-    from hotcoco import mask as coco_mask
-
-    found = encode_segmentation(segmentation, height, width)
-    return found["counts"] if coco_mask.area(found) else b""
-
-
-def _categories(
-    path: Path, categories: Sequence[Any], annotations: Sequence[Any]
-) -> tuple[list[int], list[str], str | None]:
+@dataclass(frozen=True)
+class Categories:
     """Ids in ascending order, their names, and the name of Roboflow's parent category where one was left out."""
+
+    ids: list[int]
+    names: list[str]
+    parent: str | None
+
+
+def read_categories(path: Path, categories: Sequence[Any], used: Iterable[Any]) -> Categories:
+    """Check and read the categories.
+
+    Args:
+        used: those that annotations have.
+
+    Raises:
+        ValueError: an entry is wrong, or two are of one id or name.
+    """
     entries = Entries(path, "categories")
     ids: list[int] = []
     for position, category in enumerate(categories):
@@ -244,7 +256,7 @@ def _categories(
         if type(category.get("name")) not in (str, int):
             entries.wrong(position, category, "name", "a string")
         ids.append(number)
-    parent = _roboflow_parent(categories, annotations)
+    parent = _roboflow_parent(categories, used)
     names: dict[int, str] = {}
     known: dict[str, int] = {}
     for position, (number, category) in enumerate(zip(ids, categories, strict=True)):
@@ -264,23 +276,23 @@ def _categories(
     if not names:
         raise ValueError(f"{path} lists no categories")
     ids = sorted(names)
-    return ids, [names[i] for i in ids], None if parent is None else str(categories[parent]["name"])
+    above = None if parent is None else str(categories[parent]["name"])
+    return Categories(ids, [names[i] for i in ids], above)
 
 
-def _roboflow_parent(categories: Sequence[Any], annotations: Sequence[Any]) -> int | None:
+def _roboflow_parent(categories: Sequence[Any], used: Iterable[Any]) -> int | None:
     """Where the category stands that Roboflow puts above a project's classes: id 0, no `supercategory` of its own,
     named as the others' `supercategory` (the project) or like one of them, and nothing is annotated with it."""
     for position, category in enumerate(categories):
         if category["id"] == 0 and category.get("supercategory") == "none":
             others = [other for i, other in enumerate(categories) if i != position]
             above = any(category["name"] in (other.get("supercategory"), other["name"]) for other in others)
-            used = any(type(a) is dict and a.get("category_id") == 0 for a in annotations)
-            return position if above and not used else None
+            return position if above and 0 not in used else None
     return None
 
 
 def present_images(
-    path: Path, folder: Path, images: Sequence[Any], skip_missing: bool
+    path: Path, folder: Path, images: Iterable[Any], skip_missing: bool
 ) -> tuple[list[dict[str, Any]], int]:
     """The images whose file exists, as id, file_name, height and width, and how many are missing.
 
@@ -298,17 +310,16 @@ def present_images(
         height, width = entries.size(position, image)
         name = entries.text(position, image, "file_name")
         read[number] = {"id": number, "file_name": name, "height": height, "width": width}
-    images = list(read.values())
-    there = exist(folder, [image["file_name"] for image in images])
-    present = [image for image, found in zip(images, there, strict=True) if found]
-    absent = [image for image, found in zip(images, there, strict=True) if not found]
+    there = exist(folder, [image["file_name"] for image in read.values()])
+    present = [image for image, found in zip(read.values(), there, strict=True) if found]
+    absent = [image for image, found in zip(read.values(), there, strict=True) if not found]
     if absent and not skip_missing:
         raise FileNotFoundError(
-            f"{path}: {len(absent)} of {len(images)} images are not in {folder} "
+            f"{path}: {len(absent)} of {len(read)} images are not in {folder} "
             f"(first: {absent[0]['file_name']}). Check the folder, or leave them out with --skip_bad_images true"
         )
     if not present:
-        raise FileNotFoundError(f"{path}: none of its {len(images)} images is in {folder}")
+        raise FileNotFoundError(f"{path}: none of its {len(read)} images is in {folder}")
     return present, len(absent)
 
 
@@ -428,7 +439,15 @@ def _images_of(file: Path) -> Path:
 
 
 def _read(annotations: str | Path, images: str | Path, task: Task, skip_missing_images: bool) -> DetectionDataset:
-    return read_coco(annotations, images, skip_missing_images, masks=task == "instance")
+    path, folder, masks = Path(annotations), Path(images), task == "instance"
+    return indexed(
+        path,
+        folder,
+        None,
+        masks,
+        lambda: read_coco(path, folder, skip_missing_images, masks),
+        ground_truth=ground_truth,
+    )
 
 
 COCO = Format(

@@ -19,6 +19,7 @@ from .coco import content_of, index_annotations, of_present_images, present_imag
 from .entries import BOX, Entries, is_box
 from .format import ALIASES, Format, Found, images_beside, said
 from .image_files import exist
+from .index import indexed
 
 
 def read_panoptic(
@@ -233,7 +234,14 @@ def find(place: Path) -> Found | None:
 
 
 def _read(annotations: str | Path, images: str | Path, task: Task, skip_missing_images: bool) -> DetectionDataset:
-    return read_panoptic(annotations, images, skip_missing_images=skip_missing_images, masks=task == "panoptic")
+    path, folder, masks = Path(annotations), Path(images), task == "panoptic"
+    if not path.is_file():
+        raise FileNotFoundError(f"annotation file {path} does not exist")
+    pngs = find_png_folder(path)
+    return indexed(
+        path, folder, pngs, masks, lambda: read_panoptic(path, folder, pngs, skip_missing_images, masks),
+        ground_truth=ground_truth, panoptic_truth=panoptic_truth,
+    )  # fmt: skip
 
 
 COCO_PANOPTIC = Format(

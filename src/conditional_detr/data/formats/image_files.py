@@ -15,13 +15,13 @@ SUFFIXES = frozenset(
 def exist(folder: Path, names: Sequence[str]) -> list[bool]:
     """Which of these files a folder has. Folders are listed once: faster than a look per file. Only what is not listed
     is looked for by itself: file systems that ignore case or spell accents differently open it by this name, too."""
-    listed: dict[Path, set[str]] = {}
+    listed: dict[str, set[str]] = {}
     found = []
-    for name in names:
-        file = folder / name
-        if file.parent not in listed:
-            listed[file.parent] = _listed(file.parent)
-        found.append(file.name in listed[file.parent] or _is_file(file))
+    for name in names:  # as text: a `Path` for each would take most of the time
+        inner, file = os.path.split(name)
+        if inner not in listed:
+            listed[inner] = _listed(folder / inner)
+        found.append(file in listed[inner] or _is_file(folder / name))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...config import Task
 from ...files import read_json
-from ...messages import shown
+from ...messages import is_text, shown
 from ..dataset import DetectionDataset
 from .collect import Collected, Place
 from .entries import NUMBERS
@@ -81,11 +81,14 @@ def read_labelme(
     beside = by_stem(files_with(share[0], SUFFIXES, below=False))
     passed_over: dict[str, int] = {}
     for path, claimed, shapes in own:
-        stems = (path.stem, os.path.splitext(claimed)[0])
+        basename = os.path.basename(claimed)
+        stems = (path.stem, os.path.splitext(basename)[0])
         names_there = [(share[1], pictures.get(stem)) for stem in stems] + [
             (share[0], beside.get(stem)) for stem in stems
         ]
-        folder, name = next(((f, n) for f, n in names_there if n), (share[1], claimed or f"{path.stem}.jpg"))
+        folder, name = next(((f, n) for f, n in names_there if n), (share[1], basename or f"{path.stem}.jpg"))
+        if claimed != basename and (path.parent / claimed).is_file():  # elsewhere, as imagePath says
+            folder, name = path.parent, claimed
         picture = os.path.relpath(folder / name, root).replace(os.sep, "/")
         if (sizes := found.picture_size(picture, Place(path))) is None:
             continue
@@ -101,7 +104,7 @@ def read_labelme(
 
 
 def _shapes_in(folder: Path) -> list[tuple[Path, str, list[dict[str, Any]]]]:
-    """Each JSON file with the name of its picture and its shapes."""
+    """Each JSON file with its `imagePath` and its shapes."""
     found = []
     for name in files_with(folder, (".json",), below=False):
         path = folder / name
@@ -114,7 +117,7 @@ def _shapes_in(folder: Path) -> list[tuple[Path, str, list[dict[str, Any]]]]:
             if not isinstance(shape, dict) or not isinstance(shape.get("label"), str) or not shape["label"]:
                 raise ValueError(f"{path}: shapes[{i}]: has no label; expected its class")
         image = content.get("imagePath")
-        claimed = os.path.basename(image.replace("\\", "/")) if isinstance(image, str) else ""
+        claimed = image.replace("\\", "/") if isinstance(image, str) and is_text(image) and "\0" not in image else ""
         found.append((path, claimed, content["shapes"]))
     return found
 

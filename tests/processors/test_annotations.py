@@ -187,6 +187,16 @@ def test_segments_of_a_panoptic_file_become_labels(tmp_path: Path) -> None:
     assert "masks" not in panoptic_labels(panoptic(tmp_path), 20, 30, str(tmp_path), return_masks=False)
 
 
+def test_a_panoptic_file_of_another_size_than_its_image_is_resized_with_its_boxes_and_areas(tmp_path: Path) -> None:
+    annotation = panoptic(tmp_path)
+    labels, larger = (panoptic_labels(annotation, *size, tmp_path) for size in ((20, 30), (60, 90)))
+    by_pillow = [Image.fromarray(mask.numpy()).resize((90, 60), Image.Resampling.NEAREST) for mask in labels["masks"]]
+    assert torch.equal(larger["masks"], torch.tensor(np.array([np.array(mask) for mask in by_pillow])))
+    assert torch.equal(larger["boxes"], boxes_around_masks(larger["masks"]))
+    assert larger["area"].tolist() == larger["masks"].flatten(1).sum(1).tolist() == [72 * 9, 428 * 9]
+    assert panoptic_labels(annotation, 7, 10, tmp_path)["masks"].shape == (2, 7, 10)  # as rounded as sizes are
+
+
 def test_what_a_panoptic_annotation_lacks_is_named(tmp_path: Path) -> None:
     good = panoptic(tmp_path)
     for name in ("image_id", "file_name", "segments_info"):
@@ -194,8 +204,8 @@ def test_what_a_panoptic_annotation_lacks_is_named(tmp_path: Path) -> None:
             panoptic_labels({key: value for key, value in good.items() if key != name}, 20, 30, tmp_path)
     with pytest.raises(ValueError, match="masks_path"):
         panoptic_labels(good, 20, 30, None)
-    with pytest.raises(ValueError, match=r"segments\.png: 20 x 30 pixels, but its image has 20 x 31"):
-        panoptic_labels(good, 20, 31, tmp_path)
+    with pytest.raises(ValueError, match=r"segments\.png: 20 x 30 pixels, but its image has 30 x 20"):
+        panoptic_labels(good, 30, 20, tmp_path)
     with pytest.raises(OSError, match=r"other\.png"):
         panoptic_labels({**good, "file_name": "other.png"}, 20, 30, tmp_path)
 

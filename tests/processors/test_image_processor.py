@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode
 from transformers.models.conditional_detr.image_processing_pil_conditional_detr import ConditionalDetrImageProcessorPil
 
 import conditional_detr.processors.image_processor as image_processor
+from conditional_detr.processors.auto_processor import AutoImageProcessor
 from conditional_detr.processors.image_processor import ConditionalDetrImageProcessor, DetrImageProcessor
 
 pytestmark = pytest.mark.numeric
@@ -300,6 +301,25 @@ def test_files_of_older_transformers_are_read(tmp_path: Path) -> None:
     processor = DetrImageProcessor.from_pretrained(path)
     assert processor.size == SMALL and processor.pad_size is None
     processor(smooth(50, 70))
+
+
+def test_a_step_that_transformers_saved_as_null_is_left_out(tmp_path: Path) -> None:
+    theirs = transformers.DetrImageProcessor(size=SMALL)
+    theirs.do_normalize = None
+    theirs.save_pretrained(tmp_path)
+    image = smooth(50, 70)
+    ours = DetrImageProcessor.from_pretrained(tmp_path)
+    assert_same_pixels(ours(image), theirs(image, return_tensors="pt"))
+    assert ours.do_normalize is False
+
+
+def test_a_processor_in_a_subfolder_is_that_one(tmp_path: Path) -> None:
+    DetrImageProcessor(size=32).save_pretrained(tmp_path)
+    DetrImageProcessor(size=SMALL).save_pretrained(save_directory=tmp_path / "inner")
+    for reader in (DetrImageProcessor, AutoImageProcessor):
+        assert reader.from_pretrained(pretrained_model_name_or_path=tmp_path, subfolder="inner").size == SMALL
+    with pytest.raises(OSError, match="other"):
+        DetrImageProcessor.from_pretrained(tmp_path, subfolder="other")
 
 
 def test_unknown_fields_are_kept_and_written_back(tmp_path: Path) -> None:
