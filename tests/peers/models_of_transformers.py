@@ -22,7 +22,7 @@ from transformers.testing_utils import torch_device
 from ..test_configuration_common import ConfigTester
 from ..test_modeling_common import ModelTesterMixin, floats_tensor
 
-IMAGES, SIDE, OBJECTS, QUERIES, LABELS = 2, 128, 3, 12, 9
+IMAGES, SIDE, OBJECTS, QUERIES, LABELS = 2, 64, 3, 12, 9
 
 
 class Sizes:
