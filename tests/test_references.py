@@ -41,7 +41,9 @@ def test_tests_that_the_table_names_are_here():
 
 
 DOTTED = re.compile(r"(?<!`)`([a-z_]\w*(?:\.\w+)+)(?:\([^`]*\))?`")
-FILE_ENDING = re.compile(r"\.(?:bin|jpg|json|xml|txt|csv|jsonl|md|onnx|pt2|pth|py|png|safetensors|toml|yaml)$")
+FILE_ENDING = re.compile(
+    r"\.(?:bin|css|csv|html|jpg|js|json|jsonl|md|onnx|pt2|pth|py|png|safetensors|toml|txt|xml|yaml)$"
+)
 # What stands before the dot where a name is not one of this package's modules: libraries, and objects in examples.
 ELSEWHERE = {
     "accelerator", "argparse", "backbone_config", "detection", "huggingface_hub", "json", "nn", "outputs", "self", "torch",

@@ -10,6 +10,7 @@ from small_models import randomise, small_model
 from conditional_detr import ConditionalDetrImageProcessor
 from conditional_detr.images.read import read_image
 from conditional_detr.models.deploy import GPU_CANVAS_STEP, prepare_for_inference
+from conditional_detr.predict import memory
 from conditional_detr.predict.batches import batches_of_canvases, canvas_of
 from conditional_detr.predict.run import PreparedBatch, run_batches
 from conditional_detr.predict.stream import Source, detect
@@ -120,3 +121,20 @@ def test_an_image_too_large_for_memory_is_named_before_any_is_read(tmp_path):
     processor = ConditionalDetrImageProcessor(do_resize=False)
     with pytest.raises(ValueError, match=r"map\.tif: an image of 200000×300000 pixels"):
         list(detect(small_model().eval(), processor, sources, threshold=0.5, batch_size=2, workers=0))
+
+
+def test_what_a_container_has_taken_is_not_free(monkeypatch, tmp_path):
+    """Pages of files are counted as taken, and are free all the same."""
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    outside = memory.free_memory(torch.device("cpu"))
+    if outside is None:
+        pytest.skip("this system does not say what is free")
+    for name, text in (
+        ("max", "900000\n"),
+        ("current", "600000\n"),
+        ("stat", "anon 400000\nfile 200000\nfile_mapped 7\n"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(text, encoding="utf-8")
+    assert memory.free_memory(torch.device("cpu")) == 500_000
+    (tmp_path / "memory.max").write_text("max\n", encoding="utf-8")
+    assert memory.free_memory(torch.device("cpu")) > 900_000

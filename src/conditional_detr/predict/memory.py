@@ -11,6 +11,7 @@ import torch
 # Values alive at once for each pixel of an image. Measured on R50: 44 of 1024×1024 pixels, 32 of 1536×1536 and more;
 # with DC5 57 and 46. Networks with wider first stages hold more.
 VALUES_PER_PIXEL = 40
+CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container's limits
 
 
 def check_size(size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> None:
@@ -47,10 +48,23 @@ def free_memory(device: torch.device) -> int | None:
         return None
     lines = (line.split() for line in facts.read_text(encoding="utf-8").splitlines())
     available = next((int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:"), None)
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container; "max" where there is none
-    if available is None or not limit.is_file() or not (text := limit.read_text(encoding="utf-8").strip()).isdigit():
-        return available
-    return min(available, int(text))
+    left = _left_to_container()
+    return available if available is None or left is None else min(available, left)
+
+
+def _left_to_container() -> int | None:
+    """Bytes that a container may still take; None outside of one, or without a limit. Pages of files, which the kernel
+    counts as the container's, are given back when they are needed."""
+    try:
+        limit, used, facts = (
+            (CONTAINER / name).read_text(encoding="utf-8") for name in ("memory.max", "memory.current", "memory.stat")
+        )
+    except OSError:
+        return None
+    if not limit.strip().isdigit():  # "max"
+        return None
+    files = next((int(line.split()[1]) for line in facts.splitlines() if line.startswith("file ")), 0)
+    return max(0, int(limit) - int(used) + files)
 
 
 @contextmanager
