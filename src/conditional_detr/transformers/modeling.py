@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from ..losses.criterion import LossNormalizers, detection_loss
 from ..models import conditional_detr, detr
@@ -24,6 +25,8 @@ from .outputs import (
     DetrSegmentationOutput,
 )
 from .pretrained import TransformersModel
+
+logger: Any = logging.get_logger(__name__)
 
 Side: Any = TransformersModel  # to type checkers the networks have this package's side already, see `DetectionBase`
 
@@ -53,7 +56,7 @@ class BareModel(DetectionModel, Side):
         output: Any = super().forward(
             pixel_values,
             pixel_mask,
-            decoder_attention_mask,
+            _of_queries(self, pixel_values, decoder_attention_mask),
             encoder_outputs,
             inputs_embeds,
             decoder_inputs_embeds,
@@ -91,7 +94,7 @@ class Detector(ObjectDetectionModel, Side):
         output: Any = super().forward(
             pixel_values,
             pixel_mask,
-            decoder_attention_mask,
+            _of_queries(self, pixel_values, decoder_attention_mask),
             encoder_outputs,
             inputs_embeds,
             decoder_inputs_embeds,
@@ -144,7 +147,7 @@ class Segmenter(SegmentationModel, Side):
         output: Any = super().forward(
             pixel_values,
             pixel_mask,
-            decoder_attention_mask,
+            _of_queries(self, pixel_values, decoder_attention_mask),
             encoder_outputs,
             inputs_embeds,
             decoder_inputs_embeds,
@@ -186,6 +189,17 @@ def detection_loss_of(
     loss, parts = detection_loss(config, outputs_class, outputs_coord, labels, None)
     earlier = zip(outputs_class[:-1], outputs_coord[:-1], strict=True)
     return loss, parts, [{"logits": a, "pred_boxes": b} for a, b in earlier]
+
+
+def _of_queries(model: Any, pixel_values: Tensor, mask: Tensor | None) -> Tensor | None:
+    """A `decoder_attention_mask` as the network takes it. transformers' Conditional DETR takes one of any shape and uses
+    none; here one of the queries is used."""
+    if mask is None or model.config.model_type != ConditionalDetrConfig.model_type:
+        return mask
+    if tuple(mask.shape) == (len(pixel_values), model.config.num_queries):
+        return mask
+    logger.warning_once(f"decoder_attention_mask of shape {tuple(mask.shape)} is not of the queries and not used")
+    return None
 
 
 def _before_own_loss(model: Any, pixel_values: Tensor, pixel_mask: Tensor | None, labels: Any) -> tuple[Any, Any]:
