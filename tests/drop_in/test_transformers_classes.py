@@ -3,6 +3,7 @@ write the same folders."""
 
 import copy
 import io
+import json
 import re
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from small_models import FAMILIES, randomise, small_config, small_model
+from safetensors.torch import load_file, save_file
+from small_models import FAMILIES, SMALL, randomise, small_config, small_model
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 import conditional_detr
 from conditional_detr import transformers as ours
@@ -265,6 +268,114 @@ def test_a_loss_that_is_set_is_used(saved):
         torch.testing.assert_close(model(pixels, labels=labels()).loss, 2 * expected)
         del model._loss_function
     assert (expected - before.loss).abs() > 1e-3
+
+
+def test_a_loss_that_is_set_is_used_with_masks(saved):
+    folder, _ = saved("detr", "ForSegmentation")
+    model = ours.DetrForSegmentation.from_pretrained(folder)
+    given = {}
+
+    def loss(logits, labels, device, pred_boxes, pred_masks, config, *layers):
+        given.update(masks=pred_masks.shape, boxes=pred_boxes.shape, queries=config.num_queries)
+        return pred_masks.mean(), {"mine": logits.mean()}, None
+
+    model.loss_function = loss
+    output = model(torch.randn(1, 3, 64, 64), labels=labels(masks=torch.ones(2, 64, 64)))
+    torch.testing.assert_close(output.loss, output.pred_masks.mean())
+    assert given == {"masks": (1, 10, 16, 16), "boxes": (1, 10, 4), "queries": 10} and "mine" in output.loss_dict
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_n_layers_counts_the_layers_of_encoder_and_decoder(family):
+    config = ours.AutoConfig.for_model(
+        family, d_model=32, encoder_layers=2, decoder_layers=3, encoder_ffn_dim=8, decoder_ffn_dim=8, num_queries=5,
+        encoder_attention_heads=4, decoder_attention_heads=4, num_labels=3, backbone="resnet18",
+        use_pretrained_backbone=False,
+    )  # fmt: skip
+    model = own(family)(config).train()
+    stacks = (model.model.encoder, model.model.decoder)
+    layers = [layer for stack in stacks for layer in stack.layers]
+    assert all(isinstance(layer, GradientCheckpointingLayer) for layer in layers)
+    for options, expected in (({}, [2] * 5), ({"every_n_layers": 2}, [2, 1, 2, 1, 2])):
+        model.activation_checkpointing_enable({"use_reentrant": False}, **options)
+        calls = [0] * 5
+        hooks = [
+            layer.self_attn.register_forward_hook(lambda *_, at=at, calls=calls: calls.__setitem__(at, calls[at] + 1))
+            for at, layer in enumerate(layers)
+        ]
+        model(torch.randn(1, 3, 32, 32), labels=labels()).loss.backward()
+        assert calls == expected
+        for hook in hooks:
+            hook.remove()
+
+
+def test_a_folder_with_the_queries_of_all_groups_in_one_matrix_opens_with_the_first(saved, caplog):
+    folder, lean = saved()
+    weights = load_file(folder / "model.safetensors")
+    (name,) = (name for name in weights if name.endswith("query_position_embeddings.weight"))
+    weights[name] = torch.cat((weights[name], torch.randn(20, 32)))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "group_detr": 3}))
+    model = ours.AutoModelForObjectDetection.from_pretrained(folder)
+    assert same_bits(model, lean) and "30 object queries are taken for 3 groups of 10" in caplog.text
+
+
+def test_further_groups_begin_as_the_first_and_weights_that_lack_them_say_so(saved, caplog):
+    folder, lean = saved()
+    model = ours.ConditionalDetrForObjectDetection.from_pretrained(folder, query_groups=3)
+    first, further = lean.model.query_position_embeddings.weight, model.model.further_query_groups.weight.detach()
+    assert (further - first.repeat(2, 1)).abs().mean() < 0.2 < (further[:10] - further[10:]).abs().max()
+    model.load_state_dict(lean.state_dict(), strict=False)  # what Trainer does to resume
+    assert "no further groups of queries" in caplog.text
+    assert torch.equal(model.model.further_query_groups.weight, further)
+
+
+def test_a_card_is_written_and_what_transformers_cannot_express_is_said(saved, tmp_path, caplog):
+    folder, _ = saved()
+    model = ours.ConditionalDetrForObjectDetection.from_pretrained(folder)
+    model.save_pretrained(tmp_path / "plain", dataset="a thousand cats", metrics={"AP": 0.4})
+    card = (tmp_path / "plain" / "README.md").read_text()
+    assert "a thousand cats" in card and "| AP | 0.4 |" in card and "opens in this package only" not in caplog.text
+    model.config.class_cost = 2.5
+    model.save_pretrained(tmp_path / "own")
+    assert "opens in this package only; transformers cannot express class_cost 2.5" in caplog.text
+
+
+def test_a_mask_of_queries_is_used_and_any_other_is_not_and_this_is_said(saved):
+    folder, _ = saved()
+    model = ours.ConditionalDetrForObjectDetection.from_pretrained(folder).eval()
+    pixels = torch.randn(1, 3, 64, 64)
+    some = torch.ones(1, 10)
+    some[:, 5:] = 0
+    with torch.no_grad():
+        all_of_them, other, masked = (
+            model(pixels, decoder_attention_mask=mask).logits for mask in (None, torch.ones(1, 64), some)
+        )
+    assert torch.equal(all_of_them, other) and not torch.equal(all_of_them, masked)
+
+
+@pytest.mark.parametrize("classes", [conditional_detr, ours])
+def test_pictures_of_one_channel_and_a_map_of_one_device(classes, tmp_path):
+    config = classes.DetrConfig(
+        **{**SMALL, "backbone_norm": "frozen", "output_stride": 32}, num_channels=1, num_labels=3
+    )
+    model = classes.DetrForObjectDetection(config).eval()
+    model.save_pretrained(tmp_path / "grey")
+    again = classes.DetrForObjectDetection.from_pretrained(tmp_path / "grey", device_map={"": "cpu"})
+    pixels = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(pixels).logits, model(pixels).logits)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_linear_layers_are_quantized_dynamically(saved):
+    folder, _ = saved()
+    model = ours.ConditionalDetrForObjectDetection.from_pretrained(folder)
+    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert (quantized(pixels).pred_boxes - model(pixels).pred_boxes).abs().max() < 0.1
 
 
 @pytest.mark.slow

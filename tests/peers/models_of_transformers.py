@@ -1,6 +1,6 @@
-"""What transformers' common tests of models ask for, for both families: a small configuration, inputs, and which tests are
-of language models. `run_their_tests.py` copies this file among transformers' tests and runs it there, once as it is and
-once with its classes imported from this package; alone it does nothing.
+"""What transformers' common tests of models ask for: a small configuration and inputs. `test_their_tests.py` copies this
+file among transformers' tests, once for each family, and runs it there, as it is and with its classes imported from this
+package; alone it does nothing.
 """
 
 import unittest
@@ -19,10 +19,10 @@ from transformers import (
 )
 from transformers.testing_utils import torch_device
 
-from ..test_configuration_common import ConfigTester
-from ..test_modeling_common import ModelTesterMixin, floats_tensor
+from ...test_configuration_common import ConfigTester
+from ...test_modeling_common import ModelTesterMixin, floats_tensor
 
-IMAGES, SIDE, OBJECTS, QUERIES, LABELS = 2, 128, 3, 12, 9
+IMAGES, SIDE, OBJECTS, QUERIES, LABELS = 2, 64, 3, 12, 9
 
 
 class Sizes:
@@ -81,11 +81,10 @@ class Common(ModelTesterMixin):
         self.config_tester.run_common_tests()
 
 
-class ConditionalDetrTest(Common, unittest.TestCase):
-    config_class = ConditionalDetrConfig
-    all_model_classes = (ConditionalDetrModel, ConditionalDetrForObjectDetection, ConditionalDetrForSegmentation)
-
-
-class DetrTest(Common, unittest.TestCase):
-    config_class = DetrConfig
-    all_model_classes = (DetrModel, DetrForObjectDetection, DetrForSegmentation)
+class SharedTests(Common, unittest.TestCase):
+    if ".detr." in __name__:
+        config_class = DetrConfig
+        all_model_classes = (DetrModel, DetrForObjectDetection, DetrForSegmentation)
+    else:
+        config_class = ConditionalDetrConfig
+        all_model_classes = (ConditionalDetrModel, ConditionalDetrForObjectDetection, ConditionalDetrForSegmentation)

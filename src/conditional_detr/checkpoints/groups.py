@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -50,16 +52,30 @@ def first_group(checkpoint: Checkpoint, wanted: int) -> Weights:
         OSError, ValueError: as `Checkpoint.weights`; or what it says of groups contradicts its weights.
     """
     weights = checkpoint.weights()
-    for name, tensor in weights.tensors.items():
+    said = lambda: checkpoint.said_of_queries  # noqa: E731
+    return weights._replace(tensors=of_first_group(weights.tensors, str(weights.source), said, wanted))
+
+
+def of_first_group(
+    tensors: dict[str, Tensor], source: str, said: Callable[[], Mapping[str, Any]], wanted: int
+) -> dict[str, Tensor]:
+    """Weights with the queries of the first group alone, where one matrix has those of all.
+
+    Args:
+        source: where they are from, for messages.
+        said: what is said of groups, see `original.queries_of_a_group`; asked for only where the number is another.
+        wanted: see `first_group`.
+    """
+    for name, tensor in tensors.items():
         if name.endswith((FIRST_GROUP, ORIGINAL_QUERIES)) and tensor.dim() == 2 and len(tensor) != wanted:
             try:
-                queries = queries_of_a_group(len(tensor), checkpoint.said_of_queries, wanted)
+                queries = queries_of_a_group(len(tensor), said(), wanted)
             except ValueError as error:
-                raise ValueError(f"{weights.source}: {error}") from None
+                raise ValueError(f"{source}: {error}") from None
             if queries != len(tensor):
                 logger.warning(
                     "%s: its %d object queries are taken for %d groups of %d, which training had; the first is kept",
-                    weights.source, len(tensor), len(tensor) // queries, queries,
+                    source, len(tensor), len(tensor) // queries, queries,
                 )  # fmt: skip
-                return weights._replace(tensors={**weights.tensors, name: tensor[:queries].clone()})
-    return weights
+                return {**tensors, name: tensor[:queries].clone()}
+    return tensors

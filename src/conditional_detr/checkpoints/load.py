@@ -176,7 +176,9 @@ def named_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def named_device(device_map: Any) -> torch.device:
-    """The device that `device_map` names: "auto" is the best there is, None the CPU."""
+    """The device that `device_map` names: "auto" is the best there is, None the CPU, `{"": device}` that one."""
+    if isinstance(device_map, Mapping) and list(device_map) == [""]:
+        device_map = device_map[""]
     if isinstance(device_map, Mapping):
         raise ValueError("device_map must name one device: the model is small enough for one")
     if device_map == "auto":

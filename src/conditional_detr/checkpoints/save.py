@@ -55,7 +55,7 @@ def save_model(
     write_json(folder / "config.json", values)
     write_card(folder, card)
     if limits:
-        _warn_of_limits("; ".join(limits), str(folder))
+        warn_of_limits("; ".join(limits), str(folder))
 
 
 def on_disk(state: dict[str, Tensor], table: NameTable, part: Part, resnet: bool = False) -> dict[str, Tensor]:
@@ -69,8 +69,8 @@ def on_disk(state: dict[str, Tensor], table: NameTable, part: Part, resnet: bool
 _LIMITS_SAID: set[tuple[str, str]] = set()
 
 
-def _warn_of_limits(limits: str, folder: str) -> None:
-    """Once for each folder: a training run saves its best model often."""
+def warn_of_limits(limits: str, folder: str) -> None:
+    """Say what transformers cannot express of a saved model, once for each folder: a training run saves its best model often."""
     if (limits, folder) not in _LIMITS_SAID:
         _LIMITS_SAID.add((limits, folder))
         logger.warning("%s opens in this package only; transformers cannot express %s", folder, limits)

@@ -185,10 +185,11 @@ class ConditionalDetrDecoder(Decoder):
     what the content so far makes of it."""
 
     has_reference_points = True
+    layer_class = ConditionalDetrDecoderLayer
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
-        layers = [ConditionalDetrDecoderLayer(config, first=i == 0) for i in range(config.decoder_layers)]
+        layers = [self.layer_class(config, first=i == 0) for i in range(config.decoder_layers)]
         self.query_scale = MLP(config.d_model, config.d_model, config.d_model, 2)
         self.ref_point_head = MLP(config.d_model, config.d_model, 2, 2)
         self.layers = nn.ModuleList(layers)

@@ -7,7 +7,7 @@ Content starts at zero, every layer's output passes one shared LayerNorm before 
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -97,9 +97,11 @@ class Decoder(Recomputing):
 
     Attributes:
         has_reference_points: whether boxes are predicted relative to a point of each query, see `reference_points`.
+        layer_class: the family's, with which its constructor makes `layers`.
     """
 
     has_reference_points: ClassVar[bool] = False
+    layer_class: ClassVar[Any]
     layers: nn.ModuleList
     layernorm: nn.LayerNorm
 

@@ -82,10 +82,12 @@ class DetectionModel(DetectionBase):
     """Backbone, encoder and decoder. Use a family's, such as `ConditionalDetrModel`.
 
     Attributes:
+        encoder_class: the same for all families.
         decoder_class: the family's.
     """
 
     part = "model"
+    encoder_class: ClassVar[type[Encoder]] = Encoder
     decoder_class: ClassVar[type[Decoder]]
 
     def __init__(self, config: DetectionConfig) -> None:
@@ -96,7 +98,7 @@ class DetectionModel(DetectionBase):
         self.query_position_embeddings = nn.Embedding(config.num_queries, config.d_model)
         if config.position_embedding_type == "learned":
             self.position_embedding = LearnedPositionEmbedding(config.d_model)
-        self.encoder = Encoder(config)
+        self.encoder = self.encoder_class(config)
         self.decoder = self.decoder_class(config)
         _initialise(self.encoder)
         _initialise(self.decoder)

@@ -84,9 +84,11 @@ class DetrDecoderLayer(DecoderLayer):
 class DetrDecoder(Decoder):
     """Without reference points: boxes are predicted from the content alone."""
 
+    layer_class = DetrDecoderLayer
+
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
-        layers = [DetrDecoderLayer(config) for _ in range(config.decoder_layers)]
+        layers = [self.layer_class(config) for _ in range(config.decoder_layers)]
         self.layers = nn.ModuleList(layers)
         self.layernorm = nn.LayerNorm(config.d_model)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,9 +34,17 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(Recomputing):
+    """The walk through the layers.
+
+    Attributes:
+        layer_class: of its layers.
+    """
+
+    layer_class: ClassVar[type[EncoderLayer]] = EncoderLayer
+
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        self.layers = nn.ModuleList(self.layer_class(config) for _ in range(config.encoder_layers))
 
     def forward(
         self, tokens: Tensor, position: Tensor, key_mask: Tensor | None, need_weights: bool = False

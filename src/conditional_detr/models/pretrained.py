@@ -24,6 +24,19 @@ from .recompute import Recomputing
 LAST_STAGE = 4  # timm's index of a ResNet's last stage, where transformers ends unless told otherwise
 
 
+def not_in_transformers(backbone: Backbone, values: Mapping[str, Any]) -> list[str]:
+    """What transformers' classes cannot express of a model, each in a few words. values: of its configuration."""
+    limit = backbone.not_in_transformers()
+    return [
+        *([limit] if limit else []),
+        *(
+            f"{name} {values[name]} (it takes whole numbers)"
+            for name in WHOLE_NUMBERS
+            if name in values and not isinstance(values[name], int)
+        ),
+    ]
+
+
 class PretrainedModel(nn.Module):
     """A module that is built from a configuration, `cls(config)`, and can be loaded and saved.
 
@@ -285,13 +298,7 @@ class PretrainedModel(nn.Module):
         if config.backbone_config is not None:
             values.pop("backbone")
         (backbone,) = (part for part in self.modules() if isinstance(part, Backbone))
-        limit = backbone.not_in_transformers()
-        limits = [limit] if limit else []
-        limits += [
-            f"{name} {values[name]} (it takes whole numbers)"
-            for name in WHOLE_NUMBERS
-            if name in values and not isinstance(values[name], int)
-        ]
+        limits = not_in_transformers(backbone, values)
         if config.backbone_config is not None:
             values["backbone_config"] = {**config.backbone_config, "out_features": [f"stage{backbone.stage}"]}
             values["backbone_config"]["out_indices"] = [backbone.stage]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -19,15 +19,12 @@ class Recomputing(nn.Module):
 
     Attributes:
         gradient_checkpointing: whether it does, in training.
-        _gradient_checkpointing_func: calls a function of which inputs alone are kept; transformers sets it, with the
-            arguments that a caller gave.
     """
 
     gradient_checkpointing = False
-    _gradient_checkpointing_func: Callable[..., Any] = partial(checkpoint, use_reentrant=False)
 
     def kept_or_recomputed(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         """`function`, whose inputs alone are kept if this module forgets."""
         if self.gradient_checkpointing and self.training:
-            return partial(self._gradient_checkpointing_func, function)
+            return partial(checkpoint, function, use_reentrant=False)
         return function

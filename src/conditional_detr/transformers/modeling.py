@@ -6,12 +6,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from ..losses.criterion import LossNormalizers, detection_loss
 from ..models import conditional_detr, detr
 from ..models.detection_model import DetectionModel
 from ..models.detector import ObjectDetectionModel
+from ..models.labels import mask_of_sizes
 from ..models.segmenter import SegmentationModel
+from . import layers
 from .configuration import ConditionalDetrConfig, DetrConfig
 from .outputs import (
     ConditionalDetrModelOutput,
@@ -22,6 +25,8 @@ from .outputs import (
     DetrSegmentationOutput,
 )
 from .pretrained import TransformersModel
+
+logger: Any = logging.get_logger(__name__)
 
 Side: Any = TransformersModel  # to type checkers the networks have this package's side already, see `DetectionBase`
 
@@ -51,7 +56,7 @@ class BareModel(DetectionModel, Side):
         output: Any = super().forward(
             pixel_values,
             pixel_mask,
-            decoder_attention_mask,
+            _of_queries(self, pixel_values, decoder_attention_mask),
             encoder_outputs,
             inputs_embeds,
             decoder_inputs_embeds,
@@ -85,11 +90,11 @@ class Detector(ObjectDetectionModel, Side):
         **without_effect: Any,
     ) -> Any:
         """See `ObjectDetectionModel.forward`. Other keywords are taken and without effect, as in transformers."""
-        own_loss = self.__dict__.get("_loss_function") if labels is not None else None
+        own_loss, pixel_mask = _before_own_loss(self, pixel_values, pixel_mask, labels)
         output: Any = super().forward(
             pixel_values,
             pixel_mask,
-            decoder_attention_mask,
+            _of_queries(self, pixel_values, decoder_attention_mask),
             encoder_outputs,
             inputs_embeds,
             decoder_inputs_embeds,
@@ -138,14 +143,15 @@ class Segmenter(SegmentationModel, Side):
         **without_effect: Any,
     ) -> Any:
         """See `SegmentationModel.forward`. Other keywords are taken and without effect, as in transformers."""
+        own_loss, pixel_mask = _before_own_loss(self, pixel_values, pixel_mask, labels)
         output: Any = super().forward(
             pixel_values,
             pixel_mask,
-            decoder_attention_mask,
+            _of_queries(self, pixel_values, decoder_attention_mask),
             encoder_outputs,
             inputs_embeds,
             decoder_inputs_embeds,
-            labels,
+            None if own_loss else labels,
             output_attentions,
             output_hidden_states,
             return_dict=True,
@@ -153,6 +159,8 @@ class Segmenter(SegmentationModel, Side):
             mask_score_threshold=mask_score_threshold,
             mask_limit=mask_limit,
         )
+        if own_loss:
+            output = _with_loss(self, own_loss, output, labels)
         return _returned(self, output, return_dict)
 
 
@@ -183,13 +191,32 @@ def detection_loss_of(
     return loss, parts, [{"logits": a, "pred_boxes": b} for a, b in earlier]
 
 
+def _of_queries(model: Any, pixel_values: Tensor, mask: Tensor | None) -> Tensor | None:
+    """A `decoder_attention_mask` as the network takes it. transformers' Conditional DETR takes one of any shape and uses
+    none; here one of the queries is used."""
+    if mask is None or model.config.model_type != ConditionalDetrConfig.model_type:
+        return mask
+    if tuple(mask.shape) == (len(pixel_values), model.config.num_queries):
+        return mask
+    logger.warning_once(f"decoder_attention_mask of shape {tuple(mask.shape)} is not of the queries and not used")
+    return None
+
+
+def _before_own_loss(model: Any, pixel_values: Tensor, pixel_mask: Tensor | None, labels: Any) -> tuple[Any, Any]:
+    """The loss function that a caller has set, None where it is the model's or not asked for; and the mask, which the
+    network then cannot read off the labels itself."""
+    own_loss = model.__dict__.get("_loss_function") if labels is not None else None
+    return own_loss, mask_of_sizes(labels, pixel_values) if own_loss and pixel_mask is None else pixel_mask
+
+
 def _with_loss(model: Any, function: Any, output: Any, labels: Any) -> dict[str, Any]:
     """An output with the loss of a function that a caller has set."""
     layers: Any = (None, None)
     if output.auxiliary_outputs is not None:
         of_all = [*output.auxiliary_outputs, {"logits": output.logits, "pred_boxes": output.pred_boxes}]
         layers = tuple(torch.stack([layer[name] for layer in of_all]) for name in ("logits", "pred_boxes"))
-    loss, parts, _ = function(output.logits, labels, model.device, output.pred_boxes, model.config, *layers)
+    masks = [output.pred_masks] if "pred_masks" in output else []
+    loss, parts, _ = function(output.logits, labels, model.device, output.pred_boxes, *masks, model.config, *layers)
     return {"loss": loss, "loss_dict": parts, **output}
 
 
@@ -204,7 +231,8 @@ class ConditionalDetrModel(BareModel):
 
     config_class: ClassVar[Any] = ConditionalDetrConfig
     weight_names = conditional_detr.NAMES
-    decoder_class = conditional_detr.ConditionalDetrDecoder
+    encoder_class = layers.Encoder
+    decoder_class = layers.ConditionalDetrDecoder
     output_class = ConditionalDetrModelOutput
 
 
@@ -231,7 +259,8 @@ class DetrModel(BareModel):
 
     config_class: ClassVar[Any] = DetrConfig
     weight_names = detr.NAMES
-    decoder_class = detr.DetrDecoder
+    encoder_class = layers.Encoder
+    decoder_class = layers.DetrDecoder
     output_class = DetrModelOutput
 
 

@@ -6,6 +6,7 @@ Files are found, read in part, sharded and written by transformers. Only the nam
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,13 +15,23 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from typing_extensions import Self
 
+from ..checkpoints.card import model_card, write_card
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.groups import first_group, without_further_groups
+from ..checkpoints.groups import (
+    FIRST_GROUP,
+    FURTHER_GROUPS,
+    first_group,
+    new_groups,
+    of_first_group,
+    without_further_groups,
+)
 from ..checkpoints.load import in_memory
 from ..checkpoints.names import NameTable, Part
-from ..checkpoints.save import on_disk
+from ..checkpoints.save import on_disk, warn_of_limits
 from ..checkpoints.weights import read_weights
-from ..config import DetectionConfig
+from ..config import DetectionConfig, logger
+from ..models.backbone import Backbone
+from ..models.pretrained import not_in_transformers
 from .configuration import OwnFields
 
 
@@ -81,6 +92,9 @@ class TransformersModel(PreTrainedModel):
                 if name in new and new[name].shape == tensor.shape:
                     tensor.copy_(new[name])
                     tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+            further = next((name for name in lacking if name.endswith(FURTHER_GROUPS)), None)
+            if further and (first := further.replace(FURTHER_GROUPS, FIRST_GROUP)) not in lacking:
+                lacking[further].copy_(new_groups(named[first], lacking[further]))
         super().initialize_weights()
 
     @classmethod
@@ -118,12 +132,18 @@ class TransformersModel(PreTrainedModel):
                 name: tensor for file in checkpoint_files for name, tensor in read_weights(Path(file)).items()
             }
         if state_dict is not None:
+            own: Any = model.config
+            said = {"group_detr": getattr(own, "group_detr", 1)}
+            state_dict = of_first_group(state_dict, own.name_or_path, lambda: said, own.num_queries)
             state_dict, checkpoint_files = model._in_memory(state_dict), None
         return super()._load_pretrained_model(model, state_dict, checkpoint_files, *rest, **options)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load weights in the names of any dialect."""
-        return super().load_state_dict(self._in_memory(dict(state_dict)), strict=strict, assign=assign)
+        state = self._in_memory(dict(state_dict))
+        if any(name.endswith(FURTHER_GROUPS) and name not in state for name in self.state_dict()):
+            logger.warning("the weights have no further groups of queries, which stay what they are in this model")
+        return super().load_state_dict(state, strict=strict, assign=assign)
 
     def _in_memory(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights under the names that they have here; those that this model knows as they are stay."""
@@ -140,10 +160,20 @@ class TransformersModel(PreTrainedModel):
         is_main_process: bool = True,
         state_dict: dict[str, Tensor] | None = None,
         save_original_format: bool = True,
+        dataset: str | None = None,
+        metrics: Mapping[str, float] | None = None,
         **options: Any,
     ) -> None:
-        """As transformers has it. What only training has, auxiliary losses and further groups of queries, is left out."""
+        """As transformers has it, and a model card. What only training has, auxiliary losses and further groups of queries,
+        is left out.
+
+        Args:
+            dataset, metrics: for the card, see `conditional_detr.models.pretrained.PretrainedModel.save_pretrained`.
+        """
         own: Any = self.config
+        folder = Path(save_directory)
+        if is_main_process and not folder.is_file():
+            self._write_card(folder, dataset, metrics)
         if save_original_format and not getattr(self, "_hf_peft_config_loaded", False):
             state_dict = without_further_groups(self.state_dict() if state_dict is None else state_dict)
             state_dict = on_disk(state_dict, self.weight_names, self.part, own.backbone == "resnet")
@@ -153,3 +183,15 @@ class TransformersModel(PreTrainedModel):
             super().save_pretrained(save_directory, is_main_process, state_dict, save_original_format=False, **options)
         finally:
             own.auxiliary_loss, own.query_groups = training
+
+    def _write_card(self, folder: Path, dataset: str | None, metrics: Mapping[str, float] | None) -> None:
+        """Write the model card, and say what transformers' classes cannot express of this model."""
+        config = self.fields
+        (backbone,) = (part for part in self.modules() if isinstance(part, Backbone))
+        limits = not_in_transformers(backbone, config.to_dict())
+        card = model_card(
+            config, masks=self.part == "segmenter", dataset=dataset, metrics=metrics, transformers_reads_it=not limits
+        )
+        write_card(folder, card)
+        if limits:
+            warn_of_limits("; ".join(limits), str(folder))
