@@ -135,7 +135,7 @@ def hostile(port: int, process: int, count: int) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> None:
     options = arguments(
         __doc__, argv, quick={"images": 4, "large_images": 0, "clients": 8, "hostile": 40},
-        repeats=7, images=60, large_images=10, callers=32, clients=200, hostile=1000,
+        repeats=7, images=60, large_images=10, callers=64, clients=200, hostile=1000,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -19,10 +19,11 @@ NAMES = ["cat", "<img src=x onerror=alert(1)>", "é 日本"]  # as users may cal
 
 def save(model, folder):
     randomise(model)
-    with torch.no_grad():  # scores of every size, as trained models give
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # scores of every size for every class, as trained models give
         for name, parameter in model.named_parameters():
             if "class_labels_classifier" in name:
-                parameter.normal_(0, 0.3)
+                parameter.normal_(0, 0.1, generator=generator)
     model.config.id2label = dict(enumerate(NAMES))
     model.save_pretrained(folder)
     ConditionalDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)

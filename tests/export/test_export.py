@@ -34,6 +34,8 @@ def saved(folder, family="conditional_detr", masks=False, **values):
     kind = family_of(family).segmenter if masks else family_of(family).detector
     randomise(kind(config)).save_pretrained(folder)
     IMAGE_PROCESSORS[family](size=SIZE).save_pretrained(folder)
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("---\n", "---\nlicense: cc-by-4.0\n", 1))
     return folder
 
 
@@ -90,6 +92,12 @@ def test_sizes_and_batch_of_the_file_vary(exported):
     batch, channels, height, width = shapes["pixel_values"]
     assert channels == 3 and all(isinstance(name, str) and name for name in (batch, height, width))
     assert shapes["logits"] == [batch, 10, 3] and shapes["pred_boxes"] == [batch, 10, 4]
+
+
+def test_the_file_says_what_other_programs_need(exported):
+    entries = {entry.key: entry.value for entry in onnx.load(exported).metadata_props}
+    assert json.loads(entries["class_names"]) == list(NAMES.values()) and entries["family"] == "conditional_detr"
+    assert entries["license"] == "cc-by-4.0" and json.loads(entries["preprocessing"])["size"] == SIZE
 
 
 def test_a_detector_of_the_file_detects_what_the_model_detects(exported, folder, pictures):

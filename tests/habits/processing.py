@@ -145,12 +145,16 @@ def channels_last_said(processor, image):
     assert batch["pixel_values"].shape == (1, 3, 64, 85)
 
 
-def gray_pictures(processor, image):
-    assert processor(image.convert("L").convert("RGB"), return_tensors="pt")["pixel_values"].shape[1] == 3
+def one_channel(Processor, image):
+    processor = Processor(image_mean=[0.5], image_std=[0.5], do_convert_rgb=False, size={"height": 32, "width": 32})
+    batch = processor(np.asarray(image.convert("L"))[..., None], return_tensors="pt")
+    assert batch["pixel_values"].shape == (1, 1, 32, 32)
 
 
-def pictures_with_transparency(processor, image):
-    assert processor(image.convert("RGBA").convert("RGB"), return_tensors="pt")["pixel_values"].shape[1] == 3
+def four_channels(Processor, image):
+    processor = Processor(image_mean=[0.5] * 4, image_std=[0.5] * 4, size={"height": 32, "width": 32})
+    batch = processor(np.asarray(image.convert("RGBA")), return_tensors="pt")
+    assert batch["pixel_values"].shape == (1, 4, 32, 32)
 
 
 def one_step_resizing(processor):

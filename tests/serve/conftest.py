@@ -1,6 +1,7 @@
 """Models that are served."""
 
 import pytest
+import torch
 
 pytest.importorskip("fastapi")
 
@@ -12,11 +13,13 @@ from conditional_detr import ConditionalDetrForSegmentation, Detector
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
+    torch.manual_seed(0)
     return save(small_model(), tmp_path_factory.mktemp("served") / "model")
 
 
 @pytest.fixture(scope="session")
 def mask_model_folder(tmp_path_factory):
+    torch.manual_seed(0)
     model = ConditionalDetrForSegmentation(small_config(is_thing=[True, True, False]))
     return save(model, tmp_path_factory.mktemp("served") / "masks")
 

@@ -112,6 +112,11 @@ def test_pointing_and_the_keyboard_tell_what_a_box_is(detector, open_page):
         page.focus("#save-json")
         page.keyboard.press("Shift+Tab")
         assert page.locator("#found button.lit").count() == 1
+        with page.expect_response(lambda answer: "/v1/explain" in answer.url) as explained:
+            page.keyboard.press("Enter")
+        assert explained.value.ok and page.locator("#found button[aria-pressed=true]:focus").count() == 1
+        page.locator("#status", has_text="above").wait_for()
+        assert page.locator("#found button[aria-pressed=true]:focus").count() == 1  # the keyboard's place is kept
         assert not page.evaluate("() => document.documentElement.scrollWidth > innerWidth") and wrong == []
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
@@ -95,6 +96,16 @@ def test_masks_are_run_lengths_of_the_picture(mask_model_folder):
     expected = detector(picture(), 0.3)
     assert expected and [found["mask"] for found in result["detections"]] == [d.run_lengths for d in expected]
     assert expected[0].run_lengths["size"] == [60, 90]
+
+
+def test_attention_of_a_detection_is_the_detectors(client, detector):
+    expected = detector.explain(picture(), 0.1)[1]
+    answer = client.post("/v1/explain?threshold=0.1&detection=1", files=form(picture()))
+    assert answer.json()["label"] == expected.detection.label
+    assert np.allclose(answer.json()["attention"], expected.attention().mean(0), atol=1e-5)
+    assert_refused(client.post("/v1/explain?threshold=1", files=form(picture())), 422, "there are 0 above 1")
+    assert_refused(client.post("/v1/explain", files=form(picture(), picture())), 400, "one picture")
+    assert_refused(client.post("/v1/explain", files=form(picture()[:700])), 422, "cannot be decoded")
 
 
 def test_a_bad_picture_beside_good_ones_is_said_in_its_place(client):

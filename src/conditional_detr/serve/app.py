@@ -6,8 +6,9 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request
@@ -20,12 +21,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .. import __version__
 from ..messages import one_line
 from ..predict.detector import Detector
+from ..results.image_results import MOST_DETECTIONS
 from .batching import Batcher, Found
-from .body import Base64Pictures, Intake
+from .body import Base64Pictures, Held, Intake
 from .limits import Limits
 from .metrics import Metrics
 from .page import CONTENT_SECURITY_POLICY, page
-from .pictures import Picture, check_picture
+from .pictures import Picture, check_picture, reason_of
 from .refusal import Refusal
 
 CHECKERS = 2  # threads that look at headers
@@ -56,6 +58,14 @@ class Results(BaseModel):
     """In the order sent."""
 
     results: list[PictureResult]
+
+
+class Attention(Box):
+    """One object found, and where the model looked for it."""
+
+    attention: list[list[float]] = Field(
+        description="of the last decoder layer, mean of its heads: rows of cells that lie over the whole picture, evenly; sums to 1"
+    )
 
 
 class Detail(BaseModel):
@@ -91,20 +101,37 @@ class Server:
             Refusal: the request, or every picture of it, cannot be used; or the server is full.
             ClientDisconnect: nobody waits for the answer.
         """
-        held: list[int] = []
+        async with self._checked(request) as checked:
+            good = [picture for picture in checked if isinstance(picture, Picture)]
+            found = iter(await self._answer(request, self.batcher.submit(good, threshold)) if good else [])
+            return self._results([next(found) if isinstance(one, Picture) else one for one in checked])
+
+    async def explain(self, request: Request, threshold: float, number: int) -> dict[str, Any]:
+        """Where the last decoder layer looked for one detection of a picture.
+
+        Raises:
+            Refusal, ClientDisconnect: see `detect`.
+        """
+        async with self._checked(request) as checked:
+            if len(checked) != 1:
+                raise Refusal(400, f"one picture is explained at a time, not {len(checked)}")
+            if isinstance(checked[0], Refusal):
+                raise checked[0]
+            call = partial(_explained, self.detector, checked[0], threshold, number)
+            return await self._answer(request, self.batcher.submit_call(call))
+
+    @asynccontextmanager
+    async def _checked(self, request: Request) -> AsyncIterator[list[Picture | Refusal]]:
+        """The pictures of a request, whose bytes count until the block ends."""
+        held = Held()
         try:
             try:
                 files = await asyncio.wait_for(self.intake.pictures(request, held), self.limits.seconds)
             except asyncio.TimeoutError:
                 raise Refusal(408, f"the request did not arrive within {self.limits.seconds:g} s") from None
-            loop = asyncio.get_running_loop()
-            checked = await loop.run_in_executor(self.checkers, self._check, files)
-            del files
-            good = [picture for picture in checked if isinstance(picture, Picture)]
-            found = iter(await self._found(request, good, threshold) if good else [])
+            yield await asyncio.get_running_loop().run_in_executor(self.checkers, self._check, files)
         finally:
             self.intake.release(held)
-        return self._results([next(found) if isinstance(one, Picture) else one for one in checked])
 
     def _check(self, files: Sequence[bytes]) -> list[Picture | Refusal]:
         checked: list[Picture | Refusal] = []
@@ -115,9 +142,9 @@ class Server:
                 checked.append(refusal)
         return checked
 
-    async def _found(self, request: Request, pictures: list[Picture], threshold: float) -> list[Found | str]:
-        """What the model finds; given up where the time is over, or the caller has gone."""
-        answer = asyncio.wrap_future(self.batcher.submit(pictures, threshold))
+    async def _answer(self, request: Request, waiting: Future[Any]) -> Any:
+        """What the model's thread finds; given up where the time is over, or the caller has gone."""
+        answer = asyncio.wrap_future(waiting)
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait((answer, gone), timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -143,6 +170,18 @@ class Server:
             else {"error": str(one)}
             for one in found
         ]
+
+
+def _explained(detector: Detector, picture: Picture, threshold: float, number: int) -> dict[str, Any]:
+    """One explanation as plain values: the attention of all heads together, their mean."""
+    try:
+        found = detector.explain(picture.data, threshold, number + 1)
+    except OSError as error:
+        raise Refusal(422, reason_of(error)) from None
+    if len(found) <= number:
+        raise Refusal(422, f"detection is {number}; there are {len(found)} above {threshold:g}")
+    attention = found[number].attention().mean(axis=0)
+    return {**found[number].detection.to_dict(), "attention": attention.astype(float).round(7).tolist()}
 
 
 async def _disconnected(request: Request) -> None:
@@ -209,6 +248,18 @@ def _add_addresses(app: FastAPI, server: Server) -> None:
     async def detect(request: Request, threshold: Annotated[float, Query(ge=0, le=1)] = 0.5) -> Response:
         """What is in pictures: one result a picture, in the order sent."""
         return JSONResponse({"results": await server.detect(request, threshold)})
+
+    @app.post(
+        "/v1/explain", response_model=Attention, response_model_exclude_none=True, responses=REFUSALS,
+        openapi_extra={"requestBody": BODY}, dependencies=guarded,
+    )  # fmt: skip
+    async def explain(
+        request: Request,
+        threshold: Annotated[float, Query(ge=0, le=1)] = 0.5,
+        detection: Annotated[int, Query(ge=0, lt=MOST_DETECTIONS, description="which, the best being 0")] = 0,
+    ) -> Response:
+        """Where the model looked for one detection of a picture."""
+        return JSONResponse(await server.explain(request, threshold, detection))
 
     @app.get("/v1/model", dependencies=guarded)
     async def about() -> dict[str, Any]:

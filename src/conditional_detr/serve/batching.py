@@ -6,9 +6,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,17 +66,19 @@ class Batcher:
         self.most_waiting = most_waiting
         self.task: Task = "detection" if detector.model.task == "detection" else "instance"
         self._waiting: list[_Waiting] = []
+        self._calls: list[tuple[Future[Any], Callable[[], Any]]] = []
         self._changed = threading.Condition()
         self._closed = False
         self._seconds_a_picture = 0.0
         decoders = worker_count(-1, detector.device)
         self._decoders = ThreadPoolExecutor(decoders, "decode") if decoders else None
-        self._thread = threading.Thread(target=self._work, name="model")
+        # Of no importance to Python's end: `close` waits for it, and a second Ctrl-C does not.
+        self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._calls)
 
     @property
     def alive(self) -> bool:
@@ -89,16 +92,32 @@ class Batcher:
         """
         request = _Request(Future(), threshold, [""] * len(pictures), len(pictures))
         with self._changed:
-            if self._closed:
-                raise Refusal(503, "the server is stopping", retry_after=5)
-            if len(self._waiting) + len(pictures) > self.most_waiting:
-                self._waiting = [waiting for waiting in self._waiting if not waiting.request.answer.done()]
-            if len(self._waiting) + len(pictures) > self.most_waiting:
-                seconds = max(1, math.ceil(len(self._waiting) * self._seconds_a_picture))
-                raise Refusal(503, f"{len(self._waiting)} pictures wait already; try again", retry_after=seconds)
+            self._check_room(len(pictures))
             self._waiting += [_Waiting(picture, request, place) for place, picture in enumerate(pictures)]
             self._changed.notify()
         return request.answer
+
+    def submit_call(self, call: Callable[[], Any]) -> Future[Any]:
+        """Have something else done with the model, in its thread, between two batches: what `call` gives or raises.
+
+        Raises:
+            Refusal: see `submit`.
+        """
+        answer: Future[Any] = Future()
+        with self._changed:
+            self._check_room(1)
+            self._calls.append((answer, call))
+            self._changed.notify()
+        return answer
+
+    def _check_room(self, count: int) -> None:
+        if self._closed:
+            raise Refusal(503, "the server is stopping", retry_after=5)
+        if self.waiting + count > self.most_waiting:
+            self._waiting = [waiting for waiting in self._waiting if not waiting.request.answer.done()]
+        if self.waiting + count > self.most_waiting:
+            seconds = max(1, math.ceil(self.waiting * self._seconds_a_picture))
+            raise Refusal(503, f"{self.waiting} pictures wait already; try again", retry_after=seconds)
 
     def close(self) -> None:
         """Take no more, finish what was taken, and end the threads."""
@@ -113,21 +132,26 @@ class Batcher:
         torch.set_num_threads(torch.get_num_threads())  # OpenMP counts for each thread that calls it
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
-                    return
-                threshold = self._waiting[0].request.threshold
-            taken: list[_Waiting] = []
-            try:
-                self._run(threshold, taken)
-            except Exception:
-                logger.exception("the model failed on %d pictures", len(taken))
-                for waiting in taken:
-                    left, waiting.request.left = waiting.request.left, 0
-                    if left and waiting.request.answer.set_running_or_notify_cancel():
-                        waiting.request.answer.set_exception(
-                            Refusal(500, "the model failed; the server's log says why")
-                        )
+                self._changed.wait_for(lambda: self._waiting or self._calls or self._closed)
+                call = self._calls.pop(0) if self._calls else None
+                threshold = self._waiting[0].request.threshold if self._waiting else None
+            if call is not None:
+                _call(*call)
+            if threshold is not None:
+                self._run_or_refuse(threshold)
+            elif call is None:
+                return
+
+    def _run_or_refuse(self, threshold: float) -> None:
+        taken: list[_Waiting] = []
+        try:
+            self._run(threshold, taken)
+        except Exception:
+            logger.exception("the model failed on %d pictures", len(taken))
+            for waiting in taken:
+                left, waiting.request.left = waiting.request.left, 0
+                if left and waiting.request.answer.set_running_or_notify_cancel():
+                    waiting.request.answer.set_exception(_failed())
 
     def _run(self, threshold: float, taken: list[_Waiting]) -> None:
         """Run the model for as long as pictures wait; on a CPU one batch, whose results would be held back by the next."""
@@ -148,7 +172,9 @@ class Batcher:
                 _answer(taken[index], Found(taken[index].picture.size, named_detections(found, names)))
 
     def _batches(self, threshold: float, taken: list[_Waiting]) -> Iterator[PreparedBatch]:
-        while own := self._take(threshold):
+        """Until nothing of this threshold waits, or something else does, or `WINDOW` pictures were taken, whose bytes are
+        held as long."""
+        while len(taken) < WINDOW and not self._calls and (own := self._take(threshold)):
             first = len(taken)
             taken += own
             decoded = (map if self._decoders is None else self._decoders.map)(self._decode, [w.picture for w in own])
@@ -186,6 +212,22 @@ class Batcher:
             return self.detector.processor.preprocessing.read(picture.data, picture.size)
         except (OSError, ValueError) as error:
             return reason_of(error)
+
+
+def _failed() -> Refusal:
+    return Refusal(500, "the model failed; the server's log says why")
+
+
+def _call(answer: Future[Any], call: Callable[[], Any]) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return
+    try:
+        answer.set_result(call())
+    except Refusal as refusal:
+        answer.set_exception(refusal)
+    except Exception:
+        logger.exception("the model failed")
+        answer.set_exception(_failed())
 
 
 def _answer(waiting: _Waiting, result: Found | str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import UploadFile
@@ -24,17 +25,24 @@ class Base64Pictures(BaseModel):
     files: list[str]
 
 
+@dataclass
+class Held:
+    """What one request holds."""
+
+    bytes: int = 0
+
+
 class Intake:
     """The bodies of all requests that have not been answered: how many bytes they hold together."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits, self.held = limits, 0
 
-    async def pictures(self, request: Request, held: list[int]) -> list[bytes]:
+    async def pictures(self, request: Request, held: Held) -> list[bytes]:
         """The picture files of a request, in its order.
 
         Args:
-            held: what the body takes is added, for `release` once the request is answered, however that ends.
+            held: the body's bytes are added, for `release` once the request is answered, however that ends.
 
         Raises:
             Refusal: the body is too large, of another type, damaged, or without pictures; or the server holds too much.
@@ -58,14 +66,14 @@ class Intake:
             )
         return pictures
 
-    def release(self, held: list[int]) -> None:
-        self.held -= sum(held)
+    def release(self, held: Held) -> None:
+        self.held -= held.bytes
 
-    async def _bounded(self, request: Request, held: list[int]) -> AsyncGenerator[bytes, None]:
+    async def _bounded(self, request: Request, held: Held) -> AsyncGenerator[bytes, None]:
         async for chunk in request.stream():
-            held.append(len(chunk))
+            held.bytes += len(chunk)
             self.held += len(chunk)
-            if sum(held) > self.limits.body:
+            if held.bytes > self.limits.body:
                 raise self._too_large()
             if self.held > self.limits.in_flight:
                 raise Refusal(503, "the server holds as many bytes of requests as it may; try again", retry_after=1)

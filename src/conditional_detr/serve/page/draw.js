@@ -49,18 +49,33 @@ function maskCanvas(detection) {
   return canvas;
 }
 
+// Attention as a veil: dark where the model did not look, warm where it did.
+function drawAttention(canvas, attention) {
+  const cells = document.createElement("canvas");
+  cells.height = attention.length;
+  cells.width = attention[0].length;
+  const most = Math.max(...attention.flat()), context = cells.getContext("2d");
+  attention.forEach((row, y) => row.forEach((value, x) => {
+    const share = Math.sqrt(value / most); // weak attention is seen, too
+    context.fillStyle = `rgb(${Math.round(255 * share)} ${Math.round(190 * share ** 2)} 40 / ${0.6 - 0.15 * share})`;
+    context.fillRect(x, y, 1, 1);
+  }));
+  canvas.getContext("2d").drawImage(cells, 0, 0, canvas.width, canvas.height);
+}
+
 const masksDrawn = new WeakMap(); // detection -> its canvas; forgotten with the detection
 
 // Draw a picture and what is found in it.
 //   image: what drawImage takes, or null where the browser cannot decode it
 //   shown: detections, best first; lit: the one that is pointed at, or null
-//   options: {boxes, masks, labels}
-function drawPicture(canvas, image, size, shown, lit, options) {
+//   options: {boxes, masks, labels}; attention: rows of cells over the whole picture, or null
+function drawPicture(canvas, image, size, shown, lit, options, attention = null) {
   const context = canvas.getContext("2d"), scale = canvas.width / size.width;
   context.clearRect(0, 0, canvas.width, canvas.height);
   if (image) context.drawImage(image, 0, 0, canvas.width, canvas.height);
   const worst = [...shown].reverse(); // the best on top
-  if (options.masks) {
+  if (attention) drawAttention(canvas, attention);
+  if (options.masks && !attention) {
     for (const detection of worst.filter((d) => d.mask)) {
       if (!masksDrawn.has(detection)) masksDrawn.set(detection, maskCanvas(detection));
       context.globalAlpha = lit === null ? 0.45 : detection === lit ? 0.65 : 0.15;

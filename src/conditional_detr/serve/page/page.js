@@ -8,6 +8,7 @@ const part = (id) => document.getElementById(id);
 
 const pictures = []; // {name, file, url, image, width, height, detections, error, button}
 const hidden = new Set(); // classes that are switched off, by name
+let chosen = null; // the detection whose attention is shown
 let current = null, lit = null, token = sessionStorage.getItem("token") || "";
 
 // ---------------------------------------------------------------- asking the server
@@ -61,6 +62,26 @@ async function detect(picture) {
   picture.waiting = false;
 }
 
+// Show where the model looked for a detection; once more hides it. The server is asked once a detection.
+async function choose(detection) {
+  chosen = chosen === detection ? null : detection;
+  draw();
+  if (!chosen || detection.attention) return;
+  const form = new FormData(), picture = current;
+  form.append("files", picture.file, "picture");
+  const number = picture.detections.indexOf(detection);
+  part("status").textContent = "asking where the model looked …";
+  try {
+    const found = await ask(`v1/explain?threshold=${LEAST}&detection=${number}`, { method: "POST", body: form });
+    Object.defineProperty(detection, "attention", { value: found.attention }); // not enumerable: no part of downloads
+    if (picture !== current) return;
+    draw(); // the list stays as it is, and with it the keyboard's place
+    say();
+  } catch (error) {
+    part("status").textContent = error.message;
+  }
+}
+
 // ---------------------------------------------------------------- pictures come in
 
 const queue = [];
@@ -107,7 +128,7 @@ const drawing = () => ({ boxes: part("boxes").checked, masks: part("masks").chec
 
 function show(picture) {
   current = picture;
-  lit = null;
+  lit = chosen = null;
   const size = picture.width ? picture : picture.image && { width: picture.image.naturalWidth, height: picture.image.naturalHeight };
   part("view").hidden = !size || Boolean(picture.error);
   part("panel").hidden = !pictures.some((p) => p.detections);
@@ -127,6 +148,11 @@ function refresh() {
   showClasses();
   showFound();
   draw();
+  say();
+}
+
+// What is said below the picture.
+function say() {
   const count = visible(current).length;
   const words = current.waiting ? "looking …" : current.error || `${count} detection${count === 1 ? "" : "s"} above ${least().toFixed(2)}`;
   part("status").textContent = pictures.length > 1 ? `${current.name}: ${words}` : words;
@@ -139,8 +165,12 @@ function draw() {
   part("canvas").dataset.shown = shown.length;
   part("canvas").setAttribute("aria-label", `${current.name}: ${shown.map((d) => `${d.label} ${d.score.toFixed(2)}`).join(", ") || "nothing found"}`);
   const size = current.width ? current : { width: part("canvas").width };
-  drawPicture(part("canvas"), current.image, size, shown, lit, drawing());
-  for (const button of part("found").querySelectorAll("button")) button.classList.toggle("lit", button.detection === lit);
+  if (!shown.includes(chosen)) chosen = null;
+  drawPicture(part("canvas"), current.image, size, shown, chosen?.attention ? chosen : lit, drawing(), chosen?.attention);
+  for (const button of part("found").querySelectorAll("button")) {
+    button.classList.toggle("lit", button.detection === lit);
+    button.setAttribute("aria-pressed", button.detection === chosen);
+  }
 }
 
 function element(kind, values = {}, ...children) {
@@ -206,6 +236,7 @@ function showFound() {
       element("span", { className: "score", textContent: detection.score.toFixed(2) }));
     button.onfocus = button.onpointerenter = () => light(detection);
     button.onblur = button.onpointerleave = () => light(null);
+    button.onclick = () => choose(detection);
     return element("li", {}, button);
   }));
 }
@@ -234,6 +265,11 @@ function pointAt(event) {
   part("tip").textContent = `${under.label} ${(100 * under.score).toFixed(1)} %`;
   part("tip").style.left = `${Math.max(0, Math.min(event.clientX - outer.left + 14, outer.width - part("tip").offsetWidth))}px`;
   part("tip").style.top = `${Math.max(0, Math.min(event.clientY - outer.top + 18, outer.height - part("tip").offsetHeight))}px`;
+}
+
+function chooseUnder(event) {
+  pointAt(event);
+  if (lit) choose(lit);
 }
 
 function pointAway() {
@@ -317,6 +353,7 @@ part("save-json").onclick = saveJson;
 part("save-picture").onclick = savePicture;
 part("canvas").onpointermove = part("canvas").onpointerdown = pointAt;
 part("canvas").onpointerleave = pointAway;
+part("canvas").onclick = chooseUnder;
 addEventListener("paste", (event) => add(images(event.clipboardData.files)));
 addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("over"); });
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("over"); });
