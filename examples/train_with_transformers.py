@@ -9,23 +9,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 from coco_batches import Collate, Pictures, classes_of
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
-from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
 from conditional_detr.data.splits import read_split
 from conditional_detr.evaluate.evaluation import evaluate
-
-
-class SaveConfiguration(TrainerCallback):
-    """Trainer saves the bare weights of a model that is not its own; with the configuration beside them each of its
-    checkpoints opens with `from_pretrained`."""
-
-    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
-        model.config.save_pretrained(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+from conditional_detr.transformers import AutoImageProcessor, AutoModelForObjectDetection
 
 
 def main() -> None:
@@ -70,7 +61,6 @@ def main() -> None:
         eval_dataset=Pictures(val, flip=False),
         processing_class=processor,
         optimizers=(torch.optim.AdamW(groups, lr=options.lr, weight_decay=1e-4), None),
-        callbacks=[SaveConfiguration()],
     )
     trainer.train()
 

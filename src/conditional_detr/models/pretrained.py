@@ -76,43 +76,13 @@ class PretrainedModel(nn.Module):
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def activation_checkpointing_enable(
-        self,
-        activation_checkpointing_kwargs: dict[str, Any] | None = None,
-        every_n_layers: int = 1,
-        offload: bool = False,
-    ) -> None:
-        """Trade time for memory in training: keep only the inputs of blocks and layers, recompute the rest.
-
-        Args:
-            activation_checkpointing_kwargs: of `torch.utils.checkpoint`, for transformers' sake; without effect.
-            every_n_layers, offload: as transformers has them; only their defaults are supported.
-
-        Raises:
-            ValueError: `every_n_layers` or `offload` is another.
-        """
-        if every_n_layers != 1 or offload:
-            raise ValueError(
-                "activation checkpointing here is of every layer, on the device: no every_n_layers, no offload"
-            )
+    def gradient_checkpointing_enable(self) -> None:
+        """Trade time for memory in training: keep only the inputs of blocks and layers, recompute the rest."""
         self._recompute(True)
 
-    def activation_checkpointing_disable(self) -> None:
-        self._recompute(False)
-
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
-    ) -> None:
-        """Older name of `activation_checkpointing_enable`."""
-        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
-
     def gradient_checkpointing_disable(self) -> None:
-        """Older name of `activation_checkpointing_disable`."""
+        """Keep all again."""
         self._recompute(False)
-
-    @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(isinstance(part, Recomputing) and part.gradient_checkpointing for part in self.modules())
 
     def num_parameters(self, only_trainable: bool = False) -> int:
         """How many weights there are."""
