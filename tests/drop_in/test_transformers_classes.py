@@ -100,6 +100,7 @@ def test_a_resnet_by_its_sizes_opens_from_transformers_and_goes_back(family, tmp
     )
     values = dict(d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8, decoder_ffn_dim=8, num_queries=5)
     heads = dict(encoder_attention_heads=4, decoder_attention_heads=4, use_timm_backbone=False, backbone_config=sizes)
+    assert own(family, "Config")(backbone=None, **heads).fields().backbone_config["depths"] == [1, 2, 1, 1]
     config = getattr(transformers, STEMS[family] + "Config")(**values, **heads)
     theirs = randomise(getattr(transformers, STEMS[family] + "ForObjectDetection")(config)).double().eval()
     theirs.save_pretrained(tmp_path / "theirs")
