@@ -22,7 +22,7 @@ from conditional_detr.checkpoints.names import to_original
 from conditional_detr.models.family import family_of
 
 STEMS = {"conditional_detr": "ConditionalDetr", "detr": "Detr"}
-EXPRESSIBLE = dict(backbone_norm="frozen", output_stride=32)
+EXPRESSIBLE = dict(backbone="test_resnet", backbone_norm="frozen", output_stride=32)
 KINDS = ("Model", "ForObjectDetection", "ForSegmentation")
 
 
@@ -100,6 +100,7 @@ def test_a_resnet_by_its_sizes_opens_from_transformers_and_goes_back(family, tmp
     )
     values = dict(d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8, decoder_ffn_dim=8, num_queries=5)
     heads = dict(encoder_attention_heads=4, decoder_attention_heads=4, use_timm_backbone=False, backbone_config=sizes)
+    assert own(family, "Config")(backbone=None, **heads).fields().backbone_config["depths"] == [1, 2, 1, 1]
     config = getattr(transformers, STEMS[family] + "Config")(**values, **heads)
     theirs = randomise(getattr(transformers, STEMS[family] + "ForObjectDetection")(config)).double().eval()
     theirs.save_pretrained(tmp_path / "theirs")
@@ -289,7 +290,7 @@ def test_a_loss_that_is_set_is_used_with_masks(saved):
 def test_every_n_layers_counts_the_layers_of_encoder_and_decoder(family):
     config = ours.AutoConfig.for_model(
         family, d_model=32, encoder_layers=2, decoder_layers=3, encoder_ffn_dim=8, decoder_ffn_dim=8, num_queries=5,
-        encoder_attention_heads=4, decoder_attention_heads=4, num_labels=3, backbone="resnet18",
+        encoder_attention_heads=4, decoder_attention_heads=4, num_labels=3, backbone="test_resnet",
         use_pretrained_backbone=False,
     )  # fmt: skip
     model = own(family)(config).train()
@@ -357,9 +358,7 @@ def test_a_mask_of_queries_is_used_and_any_other_is_not_and_this_is_said(saved):
 
 @pytest.mark.parametrize("classes", [conditional_detr, ours])
 def test_pictures_of_one_channel_and_a_map_of_one_device(classes, tmp_path):
-    config = classes.DetrConfig(
-        **{**SMALL, "backbone_norm": "frozen", "output_stride": 32}, num_channels=1, num_labels=3
-    )
+    config = classes.DetrConfig(**{**SMALL, **EXPRESSIBLE}, num_channels=1, num_labels=3)
     model = classes.DetrForObjectDetection(config).eval()
     model.save_pretrained(tmp_path / "grey")
     again = classes.DetrForObjectDetection.from_pretrained(tmp_path / "grey", device_map={"": "cpu"})

@@ -43,6 +43,8 @@ class OwnFields:
                 "num_channels": self.num_channels,  # type: ignore[attr-defined]
                 "out_indices": [stage],
             }
+        if values.get("backbone") is None:  # as transformers 4 writes beside a `backbone_config`
+            values.pop("backbone", None)
         super().__post_init__(**values)  # type: ignore[misc]
 
     @classmethod

@@ -171,10 +171,8 @@ class TransformersModel(PreTrainedModel):
             dataset, metrics: for the card, see `conditional_detr.models.pretrained.PretrainedModel.save_pretrained`.
         """
         own: Any = self.config
-        folder = Path(save_directory)
-        if is_main_process and not folder.is_file():
-            self._write_card(folder, dataset, metrics)
-        if save_original_format and not getattr(self, "_hf_peft_config_loaded", False):
+        adapter_alone = getattr(self, "_hf_peft_config_loaded", False)
+        if save_original_format and not adapter_alone:
             state_dict = without_further_groups(self.state_dict() if state_dict is None else state_dict)
             state_dict = on_disk(state_dict, self.weight_names, self.part, own.backbone == "resnet")
         training = own.auxiliary_loss, own.query_groups
@@ -183,6 +181,8 @@ class TransformersModel(PreTrainedModel):
             super().save_pretrained(save_directory, is_main_process, state_dict, save_original_format=False, **options)
         finally:
             own.auxiliary_loss, own.query_groups = training
+        if is_main_process and not adapter_alone and Path(save_directory).is_dir():
+            self._write_card(Path(save_directory), dataset, metrics)
 
     def _write_card(self, folder: Path, dataset: str | None, metrics: Mapping[str, float] | None) -> None:
         """Write the model card, and say what transformers' classes cannot express of this model."""
