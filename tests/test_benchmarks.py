@@ -35,6 +35,7 @@ def benchmark(monkeypatch, tmp_path):
         ("masks", {"masks", "mask_losses"}),
         ("loading", {"loading"}),
         ("evaluation", {"coco_ap", "start"}),
+        ("annotations", {"annotations"}),
         pytest.param("engines", {"engines"}, marks=pytest.mark.slow),
         ("groups", {"groups_of_queries_in_float32", "groups_of_queries_in_bfloat16"}),
     ],

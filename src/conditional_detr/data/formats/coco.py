@@ -146,7 +146,7 @@ def dataset_of(
         crowds=rows.crowds,
         positions=rows.positions,
         ground_truth=ground_truth,
-        masks=None if masks is None else _instance_masks(sizes, rows.run_lengths),
+        masks=rows.masks,
         clipped=rows.clipped,
         dropped=rows.dropped,
         maskless=rows.maskless,
@@ -217,14 +217,6 @@ def _read_columns(
         positions=np.array(positions, dtype=np.int64),
         ids=ids,
         masks=found,
-    )
-
-
-def _instance_masks(sizes: np.ndarray, masks: Sequence[bytes]) -> InstanceMasks:
-    return InstanceMasks(
-        sizes=sizes,
-        run_length_bytes=np.frombuffer(b"".join(masks), dtype=np.uint8),
-        first=np.concatenate(([0], np.cumsum([len(mask) for mask in masks], dtype=np.int64))),
     )
 
 

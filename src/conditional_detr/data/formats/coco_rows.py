@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...coco_masks import encode_segmentation
+from ..object_masks import InstanceMasks
 from .polygons import POLYGONS_LOOKED_AT, crosses_itself
 
 Size = tuple[int, int]  # height, width
@@ -32,7 +34,10 @@ class Columns:
 class Masks:
     """Run lengths as they are made of segmentations, and what was wrong with these."""
 
-    run_lengths: list[bytes] = field(default_factory=list)  # K, b"" where there is no mask
+    run_lengths: bytearray = field(default_factory=bytearray)  # of K masks, one after another
+    ends: array[int] = field(
+        default_factory=lambda: array("q")
+    )  # K: of each; where the one before ends if there is no mask
     short_polygons: list[Any] = field(default_factory=list)
     outlined: int = 0  # annotations with polygons
     crossing: list[Any] = field(default_factory=list)
@@ -43,7 +48,20 @@ class Masks:
         Raises:
             ValueError: it is no segmentation.
         """
-        self.run_lengths.append(self._run_lengths(segmentation, number, size) if _has_area(box, size) else b"")
+        if _has_area(box, size):
+            self.run_lengths += self._run_lengths(segmentation, number, size)
+        self.ends.append(len(self.run_lengths))
+
+    def lengths(self) -> np.ndarray:
+        """(K,) bytes of each; 0 where there is no mask."""
+        return np.diff(np.frombuffer(self.ends, dtype=np.int64), prepend=0)
+
+    def of(self, positions: Sequence[int]) -> bytearray:
+        """The run lengths of some of them, one after another."""
+        found, ends = bytearray(), self.ends
+        for i in positions:  # not joined from a list: its parts would take as much again
+            found += self.run_lengths[ends[i - 1] if i else 0 : ends[i]]
+        return found
 
     def _run_lengths(self, segmentation: Any, number: Any, size: Size) -> bytes:
         from hotcoco import mask as coco_mask
@@ -68,7 +86,8 @@ class Masks:
 def _has_area(box: Sequence[float], size: Size) -> bool:
     """Whether x, y, width, height has an area inside an image."""
     x, y, width, height = box
-    return min(x + width, size[1]) > max(x, 0) and min(y + height, size[0]) > max(y, 0)
+    right, bottom = x + width, y + height
+    return right > x < size[1] and right > 0 and bottom > y < size[0] and bottom > 0
 
 
 @dataclass
@@ -81,7 +100,7 @@ class Rows:
     areas: np.ndarray
     crowds: np.ndarray
     positions: np.ndarray
-    run_lengths: list[bytes]
+    masks: InstanceMasks | None
     clipped: int
     dropped: list[Any]
     maskless: list[Any]
@@ -97,8 +116,9 @@ def rows_of(columns: Columns, sizes: np.ndarray) -> Rows:
     usable = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
     dropped = [columns.ids[i] for i in columns.positions[~usable].tolist()]
     maskless: list[Any] = []
-    if columns.masks is not None:
-        masked = np.array([len(own) > 0 for own in columns.masks.run_lengths], dtype=bool)
+    lengths = None if columns.masks is None else columns.masks.lengths()
+    if lengths is not None:
+        masked = lengths > 0
         maskless = [columns.ids[i] for i in columns.positions[usable & ~masked].tolist()]
         usable &= masked
     # Half a pixel outside is rounding, not a fault worth reporting.
@@ -106,6 +126,13 @@ def rows_of(columns: Columns, sizes: np.ndarray) -> Rows:
     kept = np.flatnonzero(usable)
     kept = kept[np.argsort(images[kept], kind="stable")]
     counts = np.bincount(images[kept], minlength=len(sizes))
+    masks = None
+    if columns.masks is not None and lengths is not None:
+        masks = InstanceMasks(
+            sizes=sizes,
+            run_length_bytes=np.frombuffer(columns.masks.of(kept.tolist()), dtype=np.uint8),
+            first=np.concatenate(([0], np.cumsum(lengths[kept], dtype=np.int64))),
+        )
     return Rows(
         first=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
         boxes=inside[kept].astype(np.float32),
@@ -113,7 +140,7 @@ def rows_of(columns: Columns, sizes: np.ndarray) -> Rows:
         areas=columns.areas[kept].astype(np.float32),
         crowds=columns.crowds[kept].astype(bool),
         positions=columns.positions[kept],
-        run_lengths=[] if columns.masks is None else [columns.masks.run_lengths[i] for i in kept.tolist()],
+        masks=masks,
         clipped=int((outside & usable).sum()),
         dropped=dropped,
         maskless=maskless,
