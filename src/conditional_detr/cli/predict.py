@@ -15,9 +15,11 @@ from .options import (
     add_pictures,
     add_speed,
     add_threads,
+    add_tile,
     add_workers,
     image_size_of,
     speed_of,
+    tile_of,
     values_of,
 )
 from .parser import CommandParser
@@ -47,6 +49,7 @@ def _parser() -> CommandParser:
     add_speed(parser)
     add_threads(parser)
     add_image_size(parser)
+    add_tile(parser)
     parser.add_argument(
         "--write",
         type=Literal["jsonl", "coco", "csv", "yolo", "labelme"],
@@ -83,6 +86,7 @@ def _predict(values: dict[str, Any]) -> None:
         raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")
     values["line_width"] = values["line_width"] or None
     values["forms"] = [form for form in values.pop("write") if form != "jsonl"]
+    values |= tile_of(values)
     images = find_images(values.pop("images"))
     values["truth"] = truth_of(values["truth"], images) if values["truth"] else None
     speed, size = speed_of(values), image_size_of(values)
