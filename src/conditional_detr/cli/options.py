@@ -37,9 +37,11 @@ def add_model(parser: CommandParser) -> None:
     parser.add_argument("--model", type=str, required=True, help="a saved model's folder, a .pth file or a hub name")
 
 
-def add_pictures(parser: CommandParser, output: str) -> None:
+def add_pictures(parser: CommandParser, output: str, required: bool = True) -> None:
     """Which pictures to detect in, how sure to be, and where to write; `output` is the folder's name by default."""
-    parser.add_argument("--images", type=str, nargs="+", required=True, help="files, folders or glob patterns")
+    parser.add_argument(
+        "--images", type=str, nargs="+", required=required, default=[], help="files, folders or glob patterns"
+    )
     parser.add_argument("--output", type=str, default=output, help="folder to write to")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection, 0 to 1")
 
