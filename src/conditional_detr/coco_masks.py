@@ -124,6 +124,7 @@ def placed_mask(run_lengths: Mapping[str, Any], place: Sequence[int], size: tupl
     ends = ends[np.append(apart[1:], True)[: len(ends)]]
     bounds = np.concatenate([[0], np.stack([starts[apart], ends], axis=1).ravel(), [size[0] * size[1]]])
     counts = np.diff(bounds).tolist()
+    counts = counts[:-1] if not counts[-1] else counts  # the image ends with a run
     return as_text(coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size))
 
 
