@@ -1,6 +1,7 @@
 """Large pictures in tiles: nothing is missed between them, and each object comes out once, whole."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -93,8 +94,8 @@ def grid_of_objects(rng):
     objects = []
     edges_x = np.sort(rng.choice(np.arange(10, SIZE[1] - 10), 9, replace=False))
     edges_y = np.sort(rng.choice(np.arange(10, SIZE[0] - 10), 7, replace=False))
-    for x0, x1 in zip(edges_x, edges_x[1:], strict=False):
-        for y0, y1 in zip(edges_y, edges_y[1:], strict=False):
+    for x0, x1 in pairwise(edges_x):
+        for y0, y1 in pairwise(edges_y):
             if x1 - x0 > 10 and y1 - y0 > 10:
                 objects.append([x0, y0, x1, y1])
     return np.array(objects, float)

@@ -62,11 +62,11 @@ def video_predictions(
         tracker = Tracker(threshold, video.rate / every) if track else None
         frames = video.frames(every)
         first = list(islice(frames, 1))  # before anything is written: there may be none
-        output.mkdir(parents=True, exist_ok=True)
-        lines = stack.enter_context(RowFile(output / "predictions.jsonl"))
         path = output / f"{_stem(source, video.live)}.mp4"
         if draw and not video.live and path.exists() and path.samefile(source):
             raise ValueError(f"--output {output}: this would overwrite the video {source}; choose another folder")
+        output.mkdir(parents=True, exist_ok=True)
+        lines = stack.enter_context(RowFile(output / "predictions.jsonl"))
         drawn = stack.enter_context(VideoFile(path, video.rate / every, endless=video.live)) if draw else None
         position = 0
         for batch in _batches(first, frames, 1 if video.live else batch_size):

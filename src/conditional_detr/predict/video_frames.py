@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..messages import one_line
+
+logger = logging.getLogger(__name__)
 
 SECONDS_TO_OPEN = 10.0  # that a stream on the network may take to answer, and between two frames
 _CAMERA_FORMAT = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # FFmpeg's names of what reads cameras
@@ -56,6 +59,7 @@ class Video:
         self.name = source
         is_camera = source.isdecimal()
         self.live = is_camera or re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source) is not None
+        self._damaged = 0
         self._container = _open(source, is_camera, self.live)
         try:
             self._stream = self._container.streams.video[0]
@@ -75,18 +79,8 @@ class Video:
         Raises:
             BrokenVideo: it cannot be read further; or has no frames.
         """
-        import av
-
         number, begin = -1, None
-        decoded = self._container.decode(self._stream)
-        while True:
-            try:
-                frame = next(decoded)
-            except (StopIteration, av.error.EOFError):
-                break
-            except av.error.FFmpegError as error:
-                where = f"after frame {number}" if number >= 0 else "at its first frame"
-                raise BrokenVideo(f"{self.name}: cannot be read {where}: {error.strerror}") from None
+        for frame in self._decoded():
             number += 1
             time = number / self.rate if frame.time is None else float(frame.time)
             begin = time if begin is None else begin
@@ -94,8 +88,29 @@ class Video:
                 yield Frame(number, time - begin, _upright(frame))
         if number < 0:
             raise BrokenVideo(f"{self.name}: the video has no frames")
-        if self.count is not None and number + 1 < self.count and not self.live:
+        if self._damaged:
+            logger.warning("%s: %d damaged frames are left out", self.name, self._damaged)
+        if self.count is not None and number + 1 + self._damaged < self.count:
             raise BrokenVideo(f"{self.name}: it ends after {number + 1} of the {self.count} frames that it should have")
+
+    def _decoded(self) -> Iterator[Any]:
+        """All frames that can be decoded: one may be damaged, and streams lose parts of some."""
+        import av
+
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except (StopIteration, av.error.EOFError):
+                return
+            except av.error.FFmpegError as error:
+                raise BrokenVideo(f"{self.name}: cannot be read further: {error.strerror}") from None
+            try:
+                yield from packet.decode()
+            except av.error.EOFError:
+                return
+            except av.error.InvalidDataError:
+                self._damaged += 1
 
 
 def _open(source: str, is_camera: bool, live: bool) -> Any:
