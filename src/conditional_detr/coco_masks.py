@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -91,3 +92,55 @@ def boxes_around_masks(masks: Tensor) -> Tensor:
     first = [columns.argmax(1), rows.argmax(1)]  # argmax gives the first of equal values
     last = [line.shape[1] - 1 - line.flip(1).argmax(1) for line in (columns, rows)]
     return torch.stack(first + last, dim=1).float()
+
+
+def placed_mask(run_lengths: Mapping[str, Any], place: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:
+    """A mask of a part of an image as one of the image, in memory that does not grow with the image.
+
+    Args:
+        run_lengths: of the part, {"size": [height, width], "counts": str or bytes}; where the part has another size in the image,
+            pixels are repeated or left out.
+        place: (left, top, right, bottom) of the part in the image.
+        size: height and width of the image.
+
+    Returns:
+        {"size": [height, width], "counts": str}
+    """
+    from hotcoco import mask as coco_mask
+
+    left, top, right, bottom = place
+    mask = coco_mask.decode(dict(run_lengths)).astype(bool).T  # (columns, rows), the order of run lengths
+    rows = _edges(mask.shape[1], bottom - top)
+    columns = np.repeat(np.arange(mask.shape[0]), np.diff(_edges(mask.shape[0], right - left)))
+    padded = np.zeros((mask.shape[0], mask.shape[1] + 2), dtype=np.int8)
+    padded[:, 1:-1] = mask
+    changes = np.diff(padded, axis=1)[columns]  # 1 where a run begins, -1 behind its end
+    column, first = np.nonzero(changes == 1)
+    last = np.nonzero(changes == -1)[1]
+    runs = np.stack([(left + column) * size[0] + top + rows[end] for end in (first, last)], axis=1)
+    runs = runs[runs[:, 0] < runs[:, 1]]  # a run of a part that is made smaller may vanish
+    starts, ends = runs[:, 0], runs[:, 1]
+    apart = np.append(True, starts[1:] > ends[:-1])[: len(starts)]  # where a run goes on in the next column it is one
+    ends = ends[np.append(apart[1:], True)[: len(ends)]]
+    bounds = np.concatenate([[0], np.stack([starts[apart], ends], axis=1).ravel(), [size[0] * size[1]]])
+    counts = np.diff(bounds).tolist()
+    counts = counts[:-1] if not counts[-1] else counts  # the image ends with a run
+    return as_text(coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size))
+
+
+def merged_masks(masks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The union of masks of one image. run lengths -> {"size": [height, width], "counts": str}"""
+    from hotcoco import mask as coco_mask
+
+    return masks[0] if len(masks) == 1 else as_text(coco_mask.merge(list(masks)))
+
+
+def as_text(run_lengths: Mapping[str, Any]) -> dict[str, Any]:
+    """Run lengths with counts that JSON can hold."""
+    counts = run_lengths["counts"]
+    return {"size": list(run_lengths["size"]), "counts": counts.decode() if isinstance(counts, bytes) else counts}
+
+
+def _edges(count: int, length: int) -> np.ndarray:
+    """Where `count` cells that fill `length` pixels begin and end."""
+    return np.round(np.arange(count + 1) * (length / count)).astype(np.int64)

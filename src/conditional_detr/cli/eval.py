@@ -14,9 +14,11 @@ from .options import (
     add_panoptic_threshold,
     add_speed,
     add_threads,
+    add_tile,
     add_workers,
     image_size_of,
     speed_of,
+    tile_of,
     values_of,
 )
 from .parser import CommandParser
@@ -64,6 +66,7 @@ def _parser() -> CommandParser:
     add_speed(parser)
     add_threads(parser)
     add_image_size(parser)
+    add_tile(parser)
     parser.add_argument("--predictions", type=str, default="", help="also write predictions here, as COCO results JSON")
     parser.add_argument("--metrics", type=str, default="", help="also write the figures here, as JSON")
     add_device(parser)
@@ -84,6 +87,7 @@ def _evaluate(values: dict[str, Any]) -> None:
     from ..predict.detector import Detector
     from ..workers import worker_count
 
+    tile = tile_of(values)
     state = PartialState(cpu=not torch.accelerator.is_available()) if "WORLD_SIZE" in os.environ else None
     device = values["device"] or (str(state.device) if state else None)
     detector = Detector.from_pretrained(values["model"], device=device, **speed_of(values), **image_size_of(values))
@@ -107,6 +111,7 @@ def _evaluate(values: dict[str, Any]) -> None:
             skip_bad=skip_bad,
             panoptic_threshold=values["panoptic_threshold"],
             progress=advance,
+            **tile,
         )
     if main and values["predictions"]:
         print(f"predictions in {values['predictions']}")

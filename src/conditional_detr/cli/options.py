@@ -37,11 +37,36 @@ def add_model(parser: CommandParser) -> None:
     parser.add_argument("--model", type=str, required=True, help="a saved model's folder, a .pth file or a hub name")
 
 
-def add_pictures(parser: CommandParser, output: str) -> None:
+def add_pictures(parser: CommandParser, output: str, required: bool = True) -> None:
     """Which pictures to detect in, how sure to be, and where to write; `output` is the folder's name by default."""
-    parser.add_argument("--images", type=str, nargs="+", required=True, help="files, folders or glob patterns")
+    parser.add_argument(
+        "--images", type=str, nargs="+", required=required, default=[], help="files, folders or glob patterns"
+    )
     parser.add_argument("--output", type=str, default=output, help="folder to write to")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection, 0 to 1")
+
+
+def add_tile(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--tile",
+        type=str,
+        default="",
+        help="cut large pictures into overlapping tiles, so that small objects are found: their side in pixels, or auto, which "
+        "cuts pictures that the model would see at less than half their size",
+    )
+
+
+def tile_of(values: dict[str, Any]) -> dict[str, Any]:
+    """Take what `add_tile` added out of `values`, as an argument of `predictions` and `evaluate`. Pictures may then be of any size."""
+    given = values.pop("tile")
+    if not given:
+        return {}
+    if given != "auto" and not (given.isdecimal() and int(given)):
+        raise UsageError(f"--tile is {given!r}; it is a number of pixels, or auto")
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None  # beyond which Pillow takes a picture for an attack
+    return {"tile": given if given == "auto" else int(given)}
 
 
 def add_panoptic_threshold(parser: CommandParser) -> None:

@@ -1,4 +1,4 @@
-"""`cdetr predict`: what a model finds in pictures, as rows and drawn."""
+"""`cdetr predict`: what a model finds in pictures or a video, as rows and drawn."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from .options import (
     add_pictures,
     add_speed,
     add_threads,
+    add_tile,
     add_workers,
     image_size_of,
     speed_of,
+    tile_of,
     values_of,
 )
 from .parser import CommandParser
@@ -28,18 +30,36 @@ from .usage import UsageError
 
 def run(arguments: list[str]) -> None:
     values = values_of(_parser(), arguments)
+    video = {name: values.pop(name) for name in ("video", "every", "track")}
+    _check(values, video)
     use_threads(values.pop("threads"))
-    _predict(values)
+    if video["video"]:
+        _predict_video(values, video)
+    else:
+        _predict(values)
 
 
 def _parser() -> CommandParser:
     parser = CommandParser(
         "predict",
-        "Detect in pictures; write predictions.jsonl and pictures with boxes drawn; with a segmentation model also masks, "
-        "and with a panoptic one maps in COCO's format.",
+        "Detect in pictures, or a video; write predictions.jsonl and pictures, or a video, with boxes drawn; with a segmentation "
+        "model also masks, and with a panoptic one maps of pictures in COCO's format.",
     )
     add_model(parser)
-    add_pictures(parser, output="predictions")
+    add_pictures(parser, output="predictions", required=False)
+    parser.add_argument(
+        "--video",
+        type=str,
+        default="",
+        help="in place of images: a file, an address (rtsp://…) or the number of a camera",
+    )
+    parser.add_argument("--every", type=int, default=1, help="of a video, every n-th frame")
+    parser.add_argument(
+        "--track",
+        type=bool,
+        default=False,
+        help="of a video: give each object a number that it keeps from frame to frame",
+    )
     add_panoptic_threshold(parser)
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch; only such of one size share one")
     add_workers(parser)
@@ -47,6 +67,7 @@ def _parser() -> CommandParser:
     add_speed(parser)
     add_threads(parser)
     add_image_size(parser)
+    add_tile(parser)
     parser.add_argument(
         "--write",
         type=Literal["jsonl", "coco", "csv", "yolo", "labelme"],
@@ -71,6 +92,51 @@ def _parser() -> CommandParser:
     return parser
 
 
+def _check(values: dict[str, Any], video: dict[str, Any]) -> None:
+    """Raises UsageError for options that mean nothing, or nothing together."""
+    if values["line_width"] < 0:
+        raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")
+    if bool(values["images"]) == bool(video["video"]):
+        raise UsageError("give --images or --video" + (", not both" if video["video"] else ""))
+    if video["every"] < 1:
+        raise UsageError(f"--every is {video['every']}; it is a number of frames, from 1 on")
+    if not video["video"]:
+        if video["track"] or video["every"] > 1:
+            raise UsageError("--track and --every are for --video")
+        return
+    for name in ("truth", "skip_bad_images", "panoptic_threshold"):
+        if values[name]:
+            raise UsageError(f"--{name} is for --images")
+    if values["write"] != ["jsonl"]:
+        raise UsageError("what is found in a video is written as predictions.jsonl alone: leave out --write")
+
+
+def _predict_video(values: dict[str, Any], video: dict[str, Any]) -> None:
+    """Load, find, write and say how many."""
+    from ..predict.detector import Detector
+    from ..predict.video import video_predictions
+
+    tile, speed, size = tile_of(values), speed_of(values), image_size_of(values)
+    detector = Detector.from_pretrained(values["model"], device=values["device"] or None, **speed, **size)
+    output = Path(values["output"])
+    options = {name: values[name] for name in ("threshold", "batch_size", "draw", "draw_labels")}
+    done, found, tracks = 0, 0, set()
+    try:
+        for row in video_predictions(
+            detector, video["video"], output, every=video["every"], track=video["track"],
+            line_width=values["line_width"] or None, **options, **tile,
+        ):  # fmt: skip
+            done, found = done + 1, found + len(row["detections"])
+            tracks |= {detection["track"] for detection in row["detections"] if "track" in detection}
+    except (KeyboardInterrupt, OSError):
+        if done:
+            print(f"{done} frames are in {printable(output / 'predictions.jsonl')}", file=sys.stderr)
+        raise
+    numbered = f", {len(tracks)} tracks" if video["track"] else ""
+    beside = ", the video beside it" if values["draw"] else ""
+    print(f"detections in {done} frames: {found}{numbered}, in {printable(output / 'predictions.jsonl')}{beside}")
+
+
 def _predict(values: dict[str, Any]) -> None:
     """Load, find, write and say how many."""
     from ..evaluate.pictures import truth_of
@@ -79,10 +145,9 @@ def _predict(values: dict[str, Any]) -> None:
     from ..predict.write import predictions
     from ..workers import worker_count
 
-    if values["line_width"] < 0:
-        raise UsageError(f"--line_width is {values['line_width']}; it is a number of pixels, or 0")
     values["line_width"] = values["line_width"] or None
     values["forms"] = [form for form in values.pop("write") if form != "jsonl"]
+    values |= tile_of(values)
     images = find_images(values.pop("images"))
     values["truth"] = truth_of(values["truth"], images) if values["truth"] else None
     speed, size = speed_of(values), image_size_of(values)

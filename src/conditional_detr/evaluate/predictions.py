@@ -18,7 +18,9 @@ from ..data.object_masks import PanopticMasks
 from ..data.sharing import Shared
 from ..engines.exported import AnyModel
 from ..files import write_json
-from ..predict.stream import Source, detect
+from ..predict.stream import Source
+from ..predict.tiled import detect_tiled
+from ..predict.tiles import TileSide
 from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import ImageResults
 from ..results.panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row, write_panoptic_png_bytes
@@ -82,6 +84,7 @@ def predict_dataset(
     skip_bad: bool = False,
     precision: torch.dtype | None = None,
     panoptic_threshold: float | None = None,
+    tile: TileSide | None = None,
     progress: Callable[[int], Any] | None = None,
     stop: Callable[[], int] | None = None,
     losses: bool = False,
@@ -91,6 +94,7 @@ def predict_dataset(
 
     Args:
         batch_size, workers, skip_bad, precision, panoptic_threshold, progress: see `stream.detect`.
+        tile: cut large pictures into tiles; see `tiled.detect_tiled`. Not of panoptic data.
         stop: asked after each image; a signal's number other than 0 ends it, on all processes.
         losses: also compute the losses of the last decoder layer.
 
@@ -107,8 +111,10 @@ def predict_dataset(
     loss = ValidationLoss(model.config, dataset) if losses else None
     own = DatasetPredictions()
     bad: list[str] = []
-    results = detect(
-        model, processor, DatasetImages(dataset), threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
+    if tile is not None and task == "panoptic":
+        raise ValueError("panoptic maps are not made of tiles: leave out --tile, or score with --task instance")
+    results = detect_tiled(
+        model, processor, DatasetImages(dataset), tile, threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
         share=_share(), precision=precision, task=task, panoptic_threshold=panoptic_threshold, progress=progress,
     )  # fmt: skip
     asked = 0

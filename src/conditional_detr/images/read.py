@@ -8,6 +8,7 @@ from 480 x 640 to 800 x 1066), and `pixels.resize` returns planes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -87,23 +88,54 @@ def read_resized(
         OSError: see `read_image`.
     """
     with opened(source) as image:
+        picture = LoadedPicture(image, expected)
+        return picture.resized(size_of(*picture.size), resample)
+
+
+class LoadedPicture:
+    """An image file, decoded, of which any rows and any size are made as they are asked for: Pillow holds it (at most 4
+    bytes a pixel), and little is held beside.
+
+    Args:
+        image: as `opened` gives it; it may be closed once this is made.
+        expected: height and width that the image should have as it is seen; see `seen_as`.
+
+    Attributes:
+        size: height and width as it is seen.
+    """
+
+    def __init__(self, image: Image.Image, expected: tuple[int, int] | None = None) -> None:
         orientation = loaded_orientation(image)  # which turns a TIFF file, so that its size is known only now
         stored = image.height, image.width
-        orientation = seen_as(stored, orientation, expected)
-        height, width = turned(stored, orientation)
-        size = size_of(height, width)
+        self._image, self._orientation = image, seen_as(stored, orientation, expected)
+        self.size = turned(stored, self._orientation)
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        """Some rows as RGB. uint8 (3, bottom - top, width)"""
+        return _rows(self._image, self._orientation, top, bottom, self._peak)
+
+    def resized(self, size: tuple[int, int], resample: int = Image.Resampling.BILINEAR) -> Tensor:
+        """All of it at another size; see `read_resized`. uint8 (3, *size), contiguous"""
+        height, width = self.size
         if height * width <= LARGE:
-            return resize(_rows(image, orientation), size, resample)
-        step = max(1, BAND // width)
-        bands = [(top, min(top + step, height)) for top in range(0, height, step)]
-        peak = None
-        if image.mode in ("I", "F"):  # whose range hangs on all of the image
-            peak = max(peak_of(torch.from_numpy(np.array(upright(image, orientation, *band)))) for band in bands)
+            return resize(_rows(self._image, self._orientation), size, resample)
         narrow = torch.empty(3, height, size[1], dtype=torch.uint8)
-        for top, bottom in bands:
-            rows = _rows(image, orientation, top, bottom, peak)
-            narrow[:, top:bottom] = resize(rows, (bottom - top, size[1]), resample)
+        for top, bottom in self._bands():
+            narrow[:, top:bottom] = resize(self.rows(top, bottom), (bottom - top, size[1]), resample)
         return resize(narrow, size, resample)
+
+    def _bands(self) -> list[tuple[int, int]]:
+        height, width = self.size
+        step = max(1, BAND // width)
+        return [(top, min(top + step, height)) for top in range(0, height, step)]
+
+    @cached_property
+    def _peak(self) -> float | None:
+        """The greatest value, in modes whose range hangs on all of the image."""
+        if self._image.mode not in ("I", "F"):
+            return None
+        bands = (upright(self._image, self._orientation, *band) for band in self._bands())
+        return max(peak_of(torch.from_numpy(np.array(band))) for band in bands)
 
 
 def image_size(source: ImageFile) -> tuple[int, int]:

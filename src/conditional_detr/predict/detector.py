@@ -18,9 +18,9 @@ from ..config import Task
 from ..engines.exported import AnyModel, ExportedModel
 from ..engines.files import exported_file
 from ..families import config_class_of
-from ..images.open_file import is_image_file
+from ..images.open_file import is_image_file, opened
 from ..images.prepare import Preprocessing
-from ..images.read import as_rgb_tensor, image_list, image_size
+from ..images.read import LoadedPicture, as_rgb_tensor, image_list, image_size
 from ..images.sizes import size_dict
 from ..models.deploy import check_dtype, compile_model, prepare_for_inference
 from ..models.family import family_of
@@ -32,6 +32,8 @@ from .attention import Explanation, explain_image
 from .batches import batches_of_canvases, canvas_of
 from .memory import check_size
 from .run import PreparedBatch, run_batches
+from .tiled import Picture, TensorPicture, results_in_tiles
+from .tiles import TileSide, tile_side
 
 BATCH = 8  # images of one shape that are computed at once, at most
 WINDOW = 8 * BATCH  # images that are held, resized, while those of one shape are looked for among them
@@ -157,32 +159,37 @@ class Detector:
             processor.do_resize, processor.size = True, _other_size(processor.size, image_size, max_size)
 
     @overload
-    def __call__(self, image: list[Any] | tuple[Any, ...], threshold: float = 0.5) -> list[list[Detection]]: ...
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], threshold: float = 0.5, tile: TileSide | None = None
+    ) -> list[list[Detection]]: ...
 
     @overload
-    def __call__(self, image: Any, threshold: float = 0.5) -> list[Detection]: ...
+    def __call__(self, image: Any, threshold: float = 0.5, tile: TileSide | None = None) -> list[Detection]: ...
 
-    def __call__(self, image: Any, threshold: float = 0.5) -> Any:
+    def __call__(self, image: Any, threshold: float = 0.5, tile: TileSide | None = None) -> Any:
         """Detect in one image; best first. In several (a list, a batch (B, 3, H, W), or what yields images), as `detect`.
 
         Args:
             image: a path, a PIL image, an array or a tensor (H, W), (3, H, W) or (H, W, 3), uint8 or floats in 0…1; the
                 bytes of a file, or an open one.
             threshold: least score, 0…1.
+            tile: cut a large image into overlapping tiles of this side in pixels, so that small objects are found; "auto"
+                cuts it where the model would see it at less than half its size. None: never.
 
         Raises:
             OSError, TypeError, ValueError, RuntimeError: see `detect`.
         """
-        found = self.detect(image, threshold)
+        found = self.detect(image, threshold, tile)
         return found if _is_many(image) or _yields_images(image) else found[0]
 
-    def detect(self, images: Any, threshold: float = 0.5) -> list[list[Detection]]:
+    def detect(self, images: Any, threshold: float = 0.5, tile: TileSide | None = None) -> list[list[Detection]]:
         """Detect in several images; what each gives does not depend on the others.
 
         Args:
             images: a list, or anything that yields images (see `__call__`), read some at a time; an array or tensor of 4
                 dimensions; or a single image.
             threshold: least score, 0…1.
+            tile: see `__call__`.
 
         Raises:
             OSError: a file cannot be read.
@@ -192,7 +199,10 @@ class Detector:
         """
         _check_score("threshold", threshold)
         names = self.model.config.id2label
-        return [named_detections(found, names) for found in self._results(images, threshold, self.model.task)]
+        results = (
+            self._results(images, threshold, self.model.task) if tile is None else self._tiled(images, threshold, tile)
+        )
+        return [named_detections(found, names) for found in results]
 
     def panoptic(self, image: Any, threshold: float | None = None) -> PanopticMap:
         """Give each pixel of an image to a segment, things and stuff, merged as in the DETR paper.
@@ -249,6 +259,23 @@ class Detector:
             yield from self._results_of_window(window, threshold, task, panoptic_threshold)
             del window  # before the next images come
 
+    def _tiled(self, images: Any, threshold: float, tile: TileSide) -> Iterator[ImageResults]:
+        """In the order of the images, each read alone."""
+        preprocessing, task = self.processor.preprocessing, self.model.task
+        for image in image_list(images) if _is_many(images) or not _yields_images(images) else images:
+            if not is_image_file(image):
+                image = _as_uint8(as_rgb_tensor(image))
+            elif hasattr(image, "read"):
+                image = image.read()
+            size = image_size(image) if is_image_file(image) else (image.shape[-2], image.shape[-1])
+            side = tile_side(tile, size, preprocessing)
+            if side is None:
+                yield from self._results_of_window([image], threshold, task, None)
+            else:
+                yield results_in_tiles(
+                    self.model, preprocessing, _picture(image), side, threshold=threshold, task=task, batch_size=BATCH
+                )
+
     def _results_of_window(
         self, images: Sequence[Any], threshold: float, task: Task, panoptic_threshold: float | None
     ) -> list[ImageResults]:
@@ -279,6 +306,14 @@ class Detector:
             PreparedBatch([prepared[i] for i in batch], [sizes[i] for i in batch], batch)
             for batch in batches_of_canvases(canvases, BATCH, model.device, model.recorded_shapes is not None)
         ]
+
+
+def _picture(image: Any) -> Picture:
+    """A file, or uint8 (3, H, W), as something that parts can be taken of."""
+    if not is_image_file(image):
+        return TensorPicture(image)
+    with opened(image) as file:
+        return LoadedPicture(file)
 
 
 def best_device() -> torch.device:

@@ -19,7 +19,9 @@ from .detector import Detector
 from .image_files import Drawing, ImageFiles, UnreadableImage, file_stems
 from .other_files import OtherFiles
 from .row_file import RowFile
-from .stream import Source, detect
+from .stream import Source
+from .tiled import detect_tiled
+from .tiles import TileSide
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ def predictions(
     skip_bad_images: bool = False,
     panoptic_threshold: float | None = None,
     forms: Sequence[str] = (),
+    tile: TileSide | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Detect in files; write `predictions.jsonl` and, beside it, pictures with boxes and masks drawn.
@@ -65,6 +68,7 @@ def predictions(
         skip_bad_images: an image that cannot be read, or that memory would not hold, becomes a row with `error`.
         panoptic_threshold: least score of a segment; None is the family's, see `Detector.panoptic`.
         forms: of other programs, to be written too; see `other_files.OtherFiles`.
+        tile: cut large pictures into tiles; see `tiled.detect_tiled`.
 
     Yields:
         Once it is written, one dict an image, in the order of `images`: `file`, `width`, `height`, `detections` (label,
@@ -91,8 +95,8 @@ def predictions(
         written = _written(lines, others)
         for position, row in rows.items():
             lines.add(position, row)
-        for index, found in detect(
-            model, detector.processor, sources, threshold=threshold, batch_size=batch_size, workers=workers,
+        for index, found in detect_tiled(
+            model, detector.processor, sources, tile, threshold=threshold, batch_size=batch_size, workers=workers,
             skip_bad=skip_bad_images, task=model.task, panoptic_threshold=panoptic_threshold,
             window=WINDOW * batch_size, progress=progress,
         ):  # fmt: skip
