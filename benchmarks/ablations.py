@@ -25,6 +25,7 @@ from conditional_detr.models.decoder import Decoder
 from conditional_detr.models.detection_model import DetectionModel
 from conditional_detr.models.detector import ObjectDetectionModel
 from conditional_detr.models.family import Family
+from conditional_detr.models.pretrained import PretrainedModel
 from conditional_detr.models.segmenter import SegmentationModel
 
 # ------------------------------------------------------------------------------------------------ the reference point
@@ -177,13 +178,13 @@ def register(name: str) -> None:
         model_type: ClassVar[str] = name
         family_name: ClassVar[str] = name
 
-    class Model(DetectionModel):
+    class Model(DetectionModel, PretrainedModel):
         config_class, weight_names, decoder_class = Config, names, decoder
 
-    class Detector(ObjectDetectionModel):
+    class Detector(ObjectDetectionModel, PretrainedModel):
         config_class, weight_names, model_class = Config, names, Model
 
-    class Segmenter(SegmentationModel):
+    class Segmenter(SegmentationModel, PretrainedModel):
         config_class, weight_names, detector_class = Config, names, Detector
 
     module = ModuleType(f"conditional_detr.models.{name}")

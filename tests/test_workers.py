@@ -1,11 +1,13 @@
 """Loading processes end with the block that started them."""
 
+import io
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,20 @@ def test_a_program_ends_though_it_still_holds_batches(tmp_path, ending):
     paths = ":".join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run([sys.executable, str(tmp_path / "program.py"), paths], timeout=100, capture_output=True)
     assert done.returncode == (1 if ending else 0), done.stderr
+
+
+class HandedOver(Numbers):
+    """Says whether a process that hands a batch over to a parent that hangs up keeps quiet, and tells anything else."""
+
+    def __getitem__(self, i):
+        said = io.StringIO()
+        with redirect_stderr(said):
+            for error in (EOFError(), ConnectionResetError(), ValueError("odd")):
+                sys.excepthook(type(error), error, None)
+        return said.getvalue() == "ValueError: odd\n"
+
+
+def test_a_parent_that_hangs_up_is_no_error_of_a_process():
+    loader = DataLoader(HandedOver(), batch_size=4, num_workers=1, worker_init_fn=leave_signals_to_the_parent)
+    with batches_of(loader) as batches:
+        assert next(batches).all()

@@ -5,10 +5,13 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from multiprocessing import AuthenticationError
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -106,9 +109,16 @@ def _share(value: Any) -> None:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """`worker_init_fn` for Windows, and for processes that do not inherit what their parent blocks."""
+    """`worker_init_fn` for Windows, and for processes that do not inherit what their parent blocks. A parent that stops in
+    the middle of fetching a batch has done nothing wrong either: no word of the thread that hands it over."""
     for number in ASKING_TO_STOP:
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _unless_the_parent_hung_up
+
+
+def _unless_the_parent_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not isinstance(error, EOFError | ConnectionError | AuthenticationError):
+        sys.__excepthook__(kind, error, trace)
 
 
 @contextmanager

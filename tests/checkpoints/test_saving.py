@@ -111,12 +111,12 @@ def test_half_precision_is_kept_where_asked(tmp_path):
 
 def test_a_device_may_be_named(tmp_path):
     small_model().save_pretrained(tmp_path)
-    for device in ("cpu", torch.device("cpu")):
+    for device in ("cpu", torch.device("cpu"), {"": "cpu"}):
         assert AutoModelForObjectDetection.from_pretrained(tmp_path, device_map=device).device.type == "cpu"
     best = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     assert AutoModelForObjectDetection.from_pretrained(tmp_path, device_map="auto").device.type == best.type
     with pytest.raises(ValueError, match="device_map must name one device"):
-        AutoModelForObjectDetection.from_pretrained(tmp_path, device_map={"": 0})
+        AutoModelForObjectDetection.from_pretrained(tmp_path, device_map={"model": 0, "": "cpu"})
 
 
 def test_a_mistyped_argument_is_named(tmp_path):

@@ -198,7 +198,7 @@ def test_memory_is_told_from_fewer_images_before_it_is_full(scenes, tmp_path, mo
         module._Trial, "timed", lambda self, parts: tried.append(len(parts[0].images)) or timed(self, parts)
     )
     monkeypatch.setattr(module, "memory_limit", lambda device: 2**20)
-    with pytest.raises(PreflightFailed, match=r"\(8, 3, 96, 96\).*some \d+ MiB, and there are 1 MiB"):
+    with pytest.raises(PreflightFailed, match=r"\(8, 3, 96, 96\).*some [\d.]+ [MG]iB, and there are 1 MiB"):
         train(quick_recipe(scenes, tmp_path / "run"))
     assert tried == [1, 2]
 
