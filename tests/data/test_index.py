@@ -131,6 +131,27 @@ def test_missing_pictures_are_missed_and_faults_named_although_there_is_an_index
             read_split(folder, "train", skip_bad=True)
 
 
+def test_pictures_that_may_be_missing_are_remembered_until_they_are_there(folder, cache, monkeypatch):
+    images, real = folder / "images", (folder / "images").resolve()
+    images.unlink()
+    (images / "train").mkdir(parents=True)
+    pictures = sorted((real / "train").iterdir())
+    for picture in pictures[2:]:
+        (images / "train" / picture.name).symlink_to(picture)
+    first = read_split(folder, "train", skip_bad=True)
+    assert first.missing == [picture.name for picture in pictures[:2]]
+    with monkeypatch.context() as patched:
+        patched.setattr(coco, "read_stream", None)  # whoever reads again fails
+        assert content_of(read_split(folder, "train", skip_bad=True)) == content_of(first)
+    with pytest.raises(FileNotFoundError, match=f"2 of {len(pictures)} images are not in"):
+        read_split(folder, "train")
+    (images / "train" / pictures[2].name).unlink()
+    assert read_split(folder, "train", skip_bad=True).missing_images == 3
+    for picture in pictures[:3]:
+        (images / "train" / picture.name).symlink_to(picture)
+    assert len(read_split(folder, "train", skip_bad=True)) == len(pictures)
+
+
 def test_without_a_cache_nothing_is_kept(folder, cache, monkeypatch):
     for place in ("", os.devnull + "/no folder"):
         monkeypatch.setenv("CDETR_CACHE", place)

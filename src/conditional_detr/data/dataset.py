@@ -53,7 +53,9 @@ class DetectionDataset(Shared):
     dropped: list[Any] = field(default_factory=list)  # ids of annotations whose box has no area inside the image
     maskless: list[Any] = field(default_factory=list)  # ids of annotations left out because they have no mask
     short_polygons: list[Any] = field(default_factory=list)  # ids of annotations with polygons of less than 3 points
-    missing_images: int = 0  # left out because their file, or their panoptic PNG, is not there
+    missing: list[str] = field(
+        default_factory=list
+    )  # names of images without their file, or their panoptic PNG: left out
     parent_category: str | None = None  # Roboflow's, left out
     box_form: str | None = None  # what boxes seem to be that are not x, y, width, height in pixels
     notes: list[str] = field(default_factory=list)  # what else its user should know, such as how a split was made
@@ -61,6 +63,11 @@ class DetectionDataset(Shared):
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    @property
+    def missing_images(self) -> int:
+        """How many were left out because their file is not there."""
+        return len(self.missing)
 
     def image_path(self, index: int) -> Path:
         return self.image_folder / self.file_names[index]

@@ -41,7 +41,7 @@ def read_coco_leniently(path: Path, folder: Path, masks: bool, found: Findings) 
     if not present:
         raise FileNotFoundError(f"{path}: none of its {len(images)} images is in {folder}")
     content = {"images": images, "annotations": annotations, "categories": categories}
-    return index_annotations(path, folder, content, present, len(absent), masks, ground_truth)
+    return index_annotations(path, folder, content, present, absent, masks, ground_truth)
 
 
 class _Faults:

@@ -89,7 +89,7 @@ def index_annotations(
     folder: Path,
     content: dict[str, Any],
     images: list[dict[str, Any]],
-    missing: int,
+    missing: list[str],
     masks: bool,
     ground_truth: Callable[[DetectionDataset], dict[str, Any]],
 ) -> DetectionDataset:
@@ -107,7 +107,7 @@ def dataset_of(
     folder: Path,
     categories: Categories,
     images: list[dict[str, Any]],
-    missing: int,
+    missing: list[str],
     columns: Columns,
     ground_truth: Callable[[DetectionDataset], dict[str, Any]],
 ) -> DetectionDataset:
@@ -146,12 +146,12 @@ def dataset_of(
         crowds=rows.crowds,
         positions=rows.positions,
         ground_truth=ground_truth,
-        masks=rows.masks,
+        masks=None if masks is None else masks.of(rows.kept, sizes),
         clipped=rows.clipped,
         dropped=rows.dropped,
         maskless=rows.maskless,
         short_polygons=[] if masks is None else masks.short_polygons,
-        missing_images=missing,
+        missing=missing,
         parent_category=categories.parent,
         box_form=form,
         warnings=[crossing_remark(masks.crossing)] if masks is not None and masks.crossing else [],
@@ -285,8 +285,8 @@ def _roboflow_parent(categories: Sequence[Any], used: Iterable[Any]) -> int | No
 
 def present_images(
     path: Path, folder: Path, images: Iterable[Any], skip_missing: bool
-) -> tuple[list[dict[str, Any]], int]:
-    """The images whose file exists, as id, file_name, height and width, and how many are missing.
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The images whose file exists, as id, file_name, height and width, and the names of those that are missing.
 
     Raises:
         ValueError: an entry lacks one of these, or two have one id.
@@ -304,15 +304,15 @@ def present_images(
         read[number] = {"id": number, "file_name": name, "height": height, "width": width}
     there = exist(folder, [image["file_name"] for image in read.values()])
     present = [image for image, found in zip(read.values(), there, strict=True) if found]
-    absent = [image for image, found in zip(read.values(), there, strict=True) if not found]
+    absent = [image["file_name"] for image, found in zip(read.values(), there, strict=True) if not found]
     if absent and not skip_missing:
         raise FileNotFoundError(
             f"{path}: {len(absent)} of {len(read)} images are not in {folder} "
-            f"(first: {absent[0]['file_name']}). Check the folder, or leave them out with --skip_bad_images true"
+            f"(first: {absent[0]}). Check the folder, or leave them out with --skip_bad_images true"
         )
     if not present:
         raise FileNotFoundError(f"{path}: none of its {len(read)} images is in {folder}")
-    return present, len(absent)
+    return present, absent
 
 
 def ground_truth(dataset: DetectionDataset) -> dict[str, Any]:
@@ -437,6 +437,7 @@ def _read(annotations: str | Path, images: str | Path, task: Task, skip_missing_
         folder,
         None,
         masks,
+        skip_missing_images,
         lambda: read_coco(path, folder, skip_missing_images, masks),
         ground_truth=ground_truth,
     )

@@ -154,8 +154,9 @@ def _segments(
             )
         if image in sizes and not all(box and box[2] > 0 and box[3] > 0 for box in boxes):
             boxes = segment_boxes(read_segment_map(pngs / row["file_name"], ids, *sizes[image]), len(ids))
+        name = shown(image)
         segments += [
-            {**rest, "id": f"{number} of image {shown(image)}", "segment_id": number, "image_id": image, "bbox": box}
+            {**rest, "id": f"{number} of image {name}", "segment_id": number, "image_id": image, "bbox": box}
             for rest, number, box in zip(more, ids, boxes, strict=True)
         ]
     return segments
@@ -163,8 +164,8 @@ def _segments(
 
 def _with_png(
     path: Path, pngs: Path, images: list[dict[str, Any]], entries: dict[Id, dict[str, Any]], skip_missing: bool
-) -> tuple[list[dict[str, Any]], int]:
-    """The images whose PNG file exists and has their size, and how many are without."""
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The images whose PNG file exists and has their size, and the names of those without."""
     listed = [image for image in images if image["id"] in entries]
     there = exist(pngs, [entries[image["id"]]["file_name"] for image in listed])
     present = [image for image, found in zip(listed, there, strict=True) if found]
@@ -187,7 +188,8 @@ def _with_png(
                 f"{file} {what}; image {image['id']} has {size[0]}×{size[1]} in {path}. "
                 "Repair it, or leave such images out with --skip_bad_images true"
             )
-    return fitting, len(images) - len(fitting)
+    ids = {image["id"] for image in fitting}
+    return fitting, [image["file_name"] for image in images if image["id"] not in ids]
 
 
 def ground_truth(dataset: DetectionDataset) -> dict[str, Any]:
@@ -239,7 +241,8 @@ def _read(annotations: str | Path, images: str | Path, task: Task, skip_missing_
         raise FileNotFoundError(f"annotation file {path} does not exist")
     pngs = find_png_folder(path)
     return indexed(
-        path, folder, pngs, masks, lambda: read_panoptic(path, folder, pngs, skip_missing_images, masks),
+        path, folder, pngs, masks, skip_missing_images,
+        lambda: read_panoptic(path, folder, pngs, skip_missing_images, masks),
         ground_truth=ground_truth, panoptic_truth=panoptic_truth,
     )  # fmt: skip
 

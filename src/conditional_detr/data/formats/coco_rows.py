@@ -56,12 +56,16 @@ class Masks:
         """(K,) bytes of each; 0 where there is no mask."""
         return np.diff(np.frombuffer(self.ends, dtype=np.int64), prepend=0)
 
-    def of(self, positions: Sequence[int]) -> bytearray:
-        """The run lengths of some of them, one after another."""
+    def of(self, rows: np.ndarray, sizes: np.ndarray) -> InstanceMasks:
+        """Some of them, in this order; `sizes` of all images."""
         found, ends = bytearray(), self.ends
-        for i in positions:  # not joined from a list: its parts would take as much again
+        for i in rows.tolist():  # not joined from a list: its parts would take as much again
             found += self.run_lengths[ends[i - 1] if i else 0 : ends[i]]
-        return found
+        return InstanceMasks(
+            sizes=sizes,
+            run_length_bytes=np.frombuffer(found, dtype=np.uint8),
+            first=np.concatenate(([0], np.cumsum(self.lengths()[rows], dtype=np.int64))),
+        )
 
     def _run_lengths(self, segmentation: Any, number: Any, size: Size) -> bytes:
         from hotcoco import mask as coco_mask
@@ -100,7 +104,7 @@ class Rows:
     areas: np.ndarray
     crowds: np.ndarray
     positions: np.ndarray
-    masks: InstanceMasks | None
+    kept: np.ndarray  # (A,) int64: rows of the columns
     clipped: int
     dropped: list[Any]
     maskless: list[Any]
@@ -116,9 +120,8 @@ def rows_of(columns: Columns, sizes: np.ndarray) -> Rows:
     usable = (inside[:, 2] > inside[:, 0]) & (inside[:, 3] > inside[:, 1])
     dropped = [columns.ids[i] for i in columns.positions[~usable].tolist()]
     maskless: list[Any] = []
-    lengths = None if columns.masks is None else columns.masks.lengths()
-    if lengths is not None:
-        masked = lengths > 0
+    if columns.masks is not None:
+        masked = columns.masks.lengths() > 0
         maskless = [columns.ids[i] for i in columns.positions[usable & ~masked].tolist()]
         usable &= masked
     # Half a pixel outside is rounding, not a fault worth reporting.
@@ -126,13 +129,6 @@ def rows_of(columns: Columns, sizes: np.ndarray) -> Rows:
     kept = np.flatnonzero(usable)
     kept = kept[np.argsort(images[kept], kind="stable")]
     counts = np.bincount(images[kept], minlength=len(sizes))
-    masks = None
-    if columns.masks is not None and lengths is not None:
-        masks = InstanceMasks(
-            sizes=sizes,
-            run_length_bytes=np.frombuffer(columns.masks.of(kept.tolist()), dtype=np.uint8),
-            first=np.concatenate(([0], np.cumsum(lengths[kept], dtype=np.int64))),
-        )
     return Rows(
         first=np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
         boxes=inside[kept].astype(np.float32),
@@ -140,7 +136,7 @@ def rows_of(columns: Columns, sizes: np.ndarray) -> Rows:
         areas=columns.areas[kept].astype(np.float32),
         crowds=columns.crowds[kept].astype(bool),
         positions=columns.positions[kept],
-        masks=masks,
+        kept=kept,
         clipped=int((outside & usable).sum()),
         dropped=dropped,
         maskless=maskless,

@@ -221,7 +221,7 @@ class Collected:
             dropped=list(self.dropped),
             maskless=list(self.maskless),
             short_polygons=list(self.short_polygons),
-            missing_images=len(self.missing),
+            missing=list(self.missing),
             warnings=remarks,
         )
 

@@ -2,8 +2,8 @@
 the next time. All processes of a machine share its memory, and of several that start together one reads.
 
 An index is a safetensors file, and holds for one state of the annotations: their size, times and a sample of their bytes.
-It is made only of what was read without a fault, where no picture is missing, and believed only while all pictures are
-there. One that is old, damaged or of another version is made anew without a word.
+It is made only of what was read without a fault, and believed only while the pictures that were there are there, and those
+that were missing (where that is allowed) are missing. One that is old, damaged or of another version is made anew without a word.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .image_files import exist
 
 logger = logging.getLogger(__name__)
 
-VERSION = "1"  # changes with what is in an index, and with what the readers make of a file
+VERSION = "2"  # changes with what is in an index, and with what the readers make of a file
 LEAST = 2**22  # bytes of annotations: fewer are read in some hundredths of a second
 MOST = 16  # indices that are kept; those used last
 PATIENCE = 600.0  # seconds that another process is waited for, which is reading
@@ -52,13 +52,20 @@ def cache_folder() -> Path | None:
 
 
 def indexed(
-    annotations: Path, images: Path, pngs: Path | None, masks: bool, read: Callable[[], DetectionDataset], **truth: Any
+    annotations: Path,
+    images: Path,
+    pngs: Path | None,
+    masks: bool,
+    skip_missing: bool,
+    read: Callable[[], DetectionDataset],
+    **truth: Any,
 ) -> DetectionDataset:
     """A data set from its index, or else read, and the index made.
 
     Args:
         annotations, images, pngs: file, folder of its images, and of the panoptic PNG files where it has them.
         masks: whether it is read with masks.
+        skip_missing: whether pictures may be missing.
         read: reads the data set.
         truth: `ground_truth` and, of panoptic data, `panoptic_truth`, see `DetectionDataset`.
 
@@ -72,14 +79,14 @@ def indexed(
     digest = hashlib.blake2b(names.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
     index = folder / f"{digest}.safetensors"
     given = {"annotation_file": annotations, "image_folder": images, **truth}
-    if (found := _load(index, given, pngs)) is not None:
+    if (found := _load(index, given, pngs, skip_missing)) is not None:
         return found
     with _alone(index) as writable:
-        if (found := _load(index, given, pngs)) is not None:  # made by another process in the meantime
+        if (found := _load(index, given, pngs, skip_missing)) is not None:  # made by another process in the meantime
             return found
         state = _state(annotations)
         dataset = read()
-        if writable and not dataset.missing_images:
+        if writable:
             _save(index, dataset, state)
         return dataset
 
@@ -143,7 +150,7 @@ def _crc(arrays: dict[str, np.ndarray]) -> int:
     return crc
 
 
-def _load(index: Path, given: dict[str, Any], pngs: Path | None) -> DetectionDataset | None:
+def _load(index: Path, given: dict[str, Any], pngs: Path | None, skip_missing: bool) -> DetectionDataset | None:
     """What an index holds, in memory that all who map the file share; None where there is none to be believed."""
     try:
         facts, arrays = _map(index)
@@ -158,7 +165,7 @@ def _load(index: Path, given: dict[str, Any], pngs: Path | None) -> DetectionDat
     there = exist(dataset.image_folder, dataset.file_names)
     if isinstance(dataset.masks, PanopticMasks):
         there += exist(dataset.masks.folder, dataset.masks.file_names)
-    if not all(there):
+    if not all(there) or (dataset.missing and not skip_missing) or any(exist(dataset.image_folder, dataset.missing)):
         return None
     with suppress(OSError):
         os.utime(index)  # it is in use
