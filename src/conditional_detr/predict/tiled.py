@@ -127,6 +127,7 @@ def _batches(
         for number in batch:
             tile = tiles[number]
             if row is None or row[0] != tile.top:
+                row = None  # before the next are made
                 row = tile.top, picture.rows(tile.top, tile.bottom)
             images.append(preprocessing.resize(row[1][:, :, tile.left : tile.right]))
         yield PreparedBatch(images, [tile_size] * len(batch), batch)
