@@ -84,9 +84,7 @@ def seen_by_a_perfect_model(objects, labels, rng, with_masks=False, noise=0.0):
             mask[y0:y1, x0:x1] = 1
             masks.append(as_text(coco_mask.encode(np.asfortranarray(mask))))
         one = results(boxes, scores, found, masks if with_masks else None)
-        parts.append(
-            Part((left, top, right, bottom), (bottom - top, right - left), one, OVERLAP * SIDE if not number else 0)
-        )
+        parts.append(Part((left, top, right, bottom), (bottom - top, right - left), one, SIDE if not number else 0))
     return parts
 
 
