@@ -77,11 +77,15 @@ def all_parts(parts: Sequence[Part]) -> sv.Detections:
     """What all parts say, in pixels of the picture."""
     found = []
     for part in parts:
+        boxes = part.results.boxes.numpy()
+        kept = (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0) >= part.least_side
         scale = (part.place[2] - part.place[0]) / part.size[1]
-        boxes = part.results.boxes.numpy() * scale + np.array([*part.place[:2], *part.place[:2]])
+        boxes = boxes[kept] * scale + np.array([*part.place[:2], *part.place[:2]])
         found.append(
             sv.Detections(
-                xyxy=boxes, confidence=part.results.scores.numpy(), class_id=part.results.labels.numpy().astype(int)
+                xyxy=boxes,
+                confidence=part.results.scores.numpy()[kept],
+                class_id=part.results.labels.numpy().astype(int)[kept],
             )
         )
     return sv.Detections.merge(found)

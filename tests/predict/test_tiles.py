@@ -14,6 +14,7 @@ from small_models import FAMILIES, randomise, small_config, small_model
 from conditional_detr import ConditionalDetrImageProcessor, Detector
 from conditional_detr.cli import main
 from conditional_detr.coco_masks import as_text, merged_masks, placed_mask
+from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.images.prepare import Preprocessing
 from conditional_detr.models.family import family_of
 from conditional_detr.predict.tiles import OVERLAP, tile_side, tiles_of
@@ -83,9 +84,7 @@ def seen_by_a_perfect_model(objects, labels, rng, with_masks=False, noise=0.0):
             mask[y0:y1, x0:x1] = 1
             masks.append(as_text(coco_mask.encode(np.asfortranarray(mask))))
         one = results(boxes, scores, found, masks if with_masks else None)
-        parts.append(
-            Part((left, top, right, bottom), (bottom - top, right - left), one, OVERLAP * SIDE if not number else 0)
-        )
+        parts.append(Part((left, top, right, bottom), (bottom - top, right - left), one, SIDE if not number else 0))
     return parts
 
 
@@ -240,3 +239,26 @@ def test_a_bad_tile_and_a_damaged_picture_are_one_line(model_folder, picture, tm
     assert main([*damaged, "--skip_bad_images", "true"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     assert "error" in rows[0] and "detections" in rows[1]
+
+
+def test_eval_scores_what_predict_finds_in_tiles(model_folder, tmp_path, caplog):
+    """Of pictures of two sizes, some cut and some not; each picture's results are its own."""
+    data = generate_scenes(tmp_path / "data", {"val": 3}, size=(96, 120))
+    content = json.loads((data / "annotations/val.json").read_text())
+    row = content["images"][1]
+    file = data / "images/val" / row["file_name"].split("/")[-1]
+    Image.open(file).crop((0, 0, 60, 50)).save(file)
+    row["width"], row["height"] = 60, 50
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != row["id"]]
+    (data / "annotations/val.json").write_text(json.dumps(content))
+    arguments = ["eval", "--model", str(model_folder), "--data", str(data), "--threads", "1", "--tile", "70"]
+    with caplog.at_level("WARNING"):
+        assert main([*arguments, "--predictions", str(tmp_path / "found.json")]) == 0
+    assert "2 of 3 images are cut into tiles of 70 pixels" in caplog.text
+    found = json.loads((tmp_path / "found.json").read_text())
+    detector = Detector.from_pretrained(model_folder, device="cpu")
+    for image in content["images"]:
+        file = data / "images/val" / image["file_name"].split("/")[-1]
+        scores = sorted(r["score"] for r in found if r["image_id"] == image["id"])
+        expected = sorted(d.score for d in detector(file, 0.0, tile=70))
+        assert scores == pytest.approx(expected, abs=1e-5)

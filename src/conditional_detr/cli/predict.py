@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -121,13 +122,15 @@ def _predict_video(values: dict[str, Any], video: dict[str, Any]) -> None:
     output = Path(values["output"])
     options = {name: values[name] for name in ("threshold", "batch_size", "draw", "draw_labels")}
     done, found, tracks = 0, 0, set()
+    rows = video_predictions(
+        detector, video["video"], output, every=video["every"], track=video["track"],
+        line_width=values["line_width"] or None, **options, **tile,
+    )  # fmt: skip
     try:
-        for row in video_predictions(
-            detector, video["video"], output, every=video["every"], track=video["track"],
-            line_width=values["line_width"] or None, **options, **tile,
-        ):  # fmt: skip
-            done, found = done + 1, found + len(row["detections"])
-            tracks |= {detection["track"] for detection in row["detections"] if "track" in detection}
+        with closing(rows):  # a stop here must close the drawn video, too
+            for row in rows:
+                done, found = done + 1, found + len(row["detections"])
+                tracks |= {detection["track"] for detection in row["detections"] if "track" in detection}
     except (KeyboardInterrupt, OSError):
         if done:
             print(f"{done} frames are in {printable(output / 'predictions.jsonl')}", file=sys.stderr)

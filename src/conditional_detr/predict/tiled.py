@@ -1,7 +1,6 @@
 """Large pictures, in tiles that overlap: small objects keep their pixels, and each object comes out once.
 
-A picture is decoded once. The model sees all of it, made small as always, for what is larger than tiles share; and its
-tiles, in batches, row by row, so that little is held beside the decoded picture.
+A picture is decoded once. The model sees all of it, made small as always, for what is longer than a tile; and its tiles, in batches, row by row, so that little is held beside the decoded picture.
 """
 
 from __future__ import annotations
@@ -99,7 +98,7 @@ def parts_in_tiles(
     ):  # fmt: skip
         for number, results in zip(batch.indices, found, strict=True):
             if number < 0:
-                parts[number] = Part((0, 0, size[1], size[0]), coarse, results, least_side=OVERLAP * side)
+                parts[number] = Part((0, 0, size[1], size[0]), coarse, results, least_side=side)
             else:
                 tile = tiles[number]
                 parts[number] = Part(tile, (tile.bottom - tile.top, tile.right - tile.left), results)
@@ -127,6 +126,7 @@ def _batches(
         for number in batch:
             tile = tiles[number]
             if row is None or row[0] != tile.top:
+                row = None  # before the next are made
                 row = tile.top, picture.rows(tile.top, tile.bottom)
             images.append(preprocessing.resize(row[1][:, :, tile.left : tile.right]))
         yield PreparedBatch(images, [tile_size] * len(batch), batch)

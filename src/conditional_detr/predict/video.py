@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import islice
@@ -34,7 +34,7 @@ def video_predictions(
     draw_labels: bool = True,
     line_width: int | None = None,
     tile: TileSide | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any]]:
     """Detect in frames; write `predictions.jsonl`, a whole line a frame as it goes, and beside it the video with boxes and masks drawn.
 
     A drawn video is `NAME.mp4` once it is whole; one that an error or a stop ended is `NAME-partial.mp4`, and plays. A camera's or a stream's

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..stopping import Interrupted
+
 CODECS = ("libx264", "libopenh264", "mpeg4")  # the first that this FFmpeg has; all players know the first two
 TICKS = 1000  # of a second: times are kept to a millisecond
 
@@ -46,7 +48,7 @@ class VideoFile:
         try:
             self._container.mux(self._stream.encode())
             self._container.close()
-            whole = kind is None or (self.endless and issubclass(kind, KeyboardInterrupt | GeneratorExit))
+            whole = kind is None or (self.endless and issubclass(kind, KeyboardInterrupt | Interrupted | GeneratorExit))
             self.written = self.path if whole else self.path.with_name(f"{self.path.stem}-partial{self.path.suffix}")
             os.replace(self._beside, self.written)
         except OSError as failed:

@@ -17,9 +17,8 @@ from ..coco_masks import merged_masks, placed_mask
 from .image_results import ImageResults
 
 AGREEMENT = 0.5  # least IoU, within what two parts share
-FRAGMENT = (
-    0.7  # a detection that a part's side cuts, and that lies in another with so much of its area, is a piece of it
-)
+# A detection that a part's side cuts, and of which so much lies in one that another part shows whole, is a piece of it.
+FRAGMENT = 0.7
 AT_THE_SIDE = 0.02  # of a part's width or height: a box that ends so near to its side is cut
 
 
@@ -45,6 +44,7 @@ class _Found(NamedTuple):
     boxes: np.ndarray  # (n, 4) xyxy, in pixels of the picture
     places: np.ndarray  # (n, 4), of their parts
     cut: np.ndarray  # (n,) bool: they end at a side of their part that is not the picture's
+    of_all: np.ndarray  # (n,) bool: their part is all of the picture
     labels: np.ndarray
     scores: np.ndarray
     parts: np.ndarray  # (n,), number of the part
@@ -96,15 +96,16 @@ def _gathered(parts: Sequence[Part], size: tuple[int, int]) -> _Found:
                 boxes[rows],
                 np.tile(np.array(part.place, np.float32), (len(rows), 1)),
                 (at_side & inner).any(1)[rows],
+                np.full(len(rows), not inner.any()),
                 part.results.labels.numpy()[rows],
                 part.results.scores.numpy()[rows],
                 np.full(len(rows), number),
                 rows,
             ]
         )
-    joined = [np.concatenate(column) for column in zip(*columns, strict=True)]
-    order = np.argsort(-joined[4], kind="stable")
-    return _Found(*(column[order] for column in joined))
+    found = _Found(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+    order = np.argsort(-found.scores, kind="stable")
+    return _Found(*(column[order] for column in found))
 
 
 def _object_of(leader: int, found: _Found, free: np.ndarray) -> tuple[int, np.ndarray, list[int]]:
@@ -112,9 +113,11 @@ def _object_of(leader: int, found: _Found, free: np.ndarray) -> tuple[int, np.nd
     what says the same of it in other parts, are no longer free."""
     free[leader] = False
     box, place, seen, taken = found.boxes[leader], found.places[leader], [leader], {int(found.parts[leader])}
-    cut = bool(found.cut[leader])
+    cut, of_all = bool(found.cut[leader]), bool(found.of_all[leader])
     while True:
-        news = [i for i in _same(box, place, cut, found.labels[leader], found, free) if found.parts[i] not in taken]
+        news = [
+            i for i in _same(box, place, cut, of_all, found.labels[leader], found, free) if found.parts[i] not in taken
+        ]
         grown = False
         for i in news:
             if int(found.parts[i]) in taken:
@@ -125,14 +128,16 @@ def _object_of(leader: int, found: _Found, free: np.ndarray) -> tuple[int, np.nd
                 continue
             grown = True
             if not found.cut[i]:
-                box, place, seen, cut = found.boxes[i], found.places[i], [i], False
+                box, place, seen, cut, of_all = found.boxes[i], found.places[i], [i], False, bool(found.of_all[i])
             else:
                 box, place, seen = _around(box, found.boxes[i]), _around(place, found.places[i]), [*seen, i]
         if not grown:
             return leader, box, seen
 
 
-def _same(box: np.ndarray, place: np.ndarray, cut: bool, label: Any, found: _Found, free: np.ndarray) -> list[int]:
+def _same(
+    box: np.ndarray, place: np.ndarray, cut: bool, of_all: bool, label: Any, found: _Found, free: np.ndarray
+) -> list[int]:
     """Which free detections are of the object in this box, seen in this place; surest first."""
     boxes = found.boxes
     touch = (boxes[:, 0] < box[2]) & (boxes[:, 2] > box[0]) & (boxes[:, 1] < box[3]) & (boxes[:, 3] > box[1])
@@ -144,9 +149,11 @@ def _same(box: np.ndarray, place: np.ndarray, cut: bool, label: Any, found: _Fou
     both = _area(_within(ours, theirs))
     agree = both >= AGREEMENT * (_area(ours) + _area(theirs) - both)
     overlap = _area(_within(boxes, box))
-    pieces = found.cut[near] & (overlap >= FRAGMENT * _area(boxes))
+    # What all of the picture gave has no neighbours: large boxes that it is unsure of would take in all that is near.
     if cut:
-        pieces |= overlap >= FRAGMENT * _area(box)
+        pieces = ~found.cut[near] & ~found.of_all[near] & (overlap >= FRAGMENT * _area(box))
+    else:
+        pieces = found.cut[near] & (not of_all) & (overlap >= FRAGMENT * _area(boxes))
     return near[(agree & (both > 0)) | pieces].tolist()
 
 
