@@ -99,7 +99,7 @@ def test_help_shows_the_values_of_the_recipe_in_groups(capsys):
         (["eval"], "give --model (see cdetr eval --help)"),
         (["eval", "--checkpoint", "x", "--model", "y"], "did you mean --model?"),
         (["eval", "--model", "x", "--data", "y", "--threads", "-1"], "threads is -1"),
-        (["predict"], "give --model and --images"),
+        (["explain"], "give --model and --images"),
         (["predict", "--model", "x", "--images", "y", "--conf", "0.3"], "did you mean --threshold?"),
         (["predict", "--model", "x", "--images", "y", "--draw", "maybe"], "--draw is 'maybe'; it must be true or false"),
         (["predict", "--model", "x", "--images", "y", "--panoptic_threshold", "x"], "--panoptic_threshold is 'x'; it must be a number"),

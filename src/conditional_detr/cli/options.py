@@ -39,9 +39,8 @@ def add_model(parser: CommandParser) -> None:
 
 def add_pictures(parser: CommandParser, output: str, required: bool = True) -> None:
     """Which pictures to detect in, how sure to be, and where to write; `output` is the folder's name by default."""
-    parser.add_argument(
-        "--images", type=str, nargs="+", required=required, default=[], help="files, folders or glob patterns"
-    )
+    presence: dict[str, Any] = {"required": True} if required else {"default": []}
+    parser.add_argument("--images", type=str, nargs="+", help="files, folders or glob patterns", **presence)
     parser.add_argument("--output", type=str, default=output, help="folder to write to")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score of a detection, 0 to 1")
 
