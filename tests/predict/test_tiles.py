@@ -9,7 +9,7 @@ import torch
 from hotcoco import mask as coco_mask
 from PIL import Image
 from same_detections import assert_same_detections
-from small_models import FAMILIES, randomise, small_config, small_model
+from small_models import FAMILIES, randomise, small_config
 
 from conditional_detr import ConditionalDetrImageProcessor, Detector
 from conditional_detr.cli import main
@@ -158,14 +158,6 @@ def test_a_placed_mask_is_the_one_that_pixels_say(seed):
         assert placed_mask(given, place, size) == as_text(coco_mask.encode(np.asfortranarray(whole)))
     both = merged_masks([placed_mask(given, (0, 0, 9, 12), (12, 20)), placed_mask(given, (11, 0, 20, 12), (12, 20))])
     assert coco_mask.area(both) == 2 * mask.sum()
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    randomise(small_model(id2label={0: "circle", 1: "square", 2: "triangle"})).save_pretrained(folder)
-    ConditionalDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from small_models import randomise, small_model
 
-from conditional_detr import ConditionalDetrImageProcessor, Detector
+from conditional_detr import Detector
 from conditional_detr.cli import main
 from conditional_detr.predict.tracks import Tracker
 from conditional_detr.predict.video import video_predictions
@@ -17,14 +16,6 @@ from conditional_detr.results.named import Detection
 av = pytest.importorskip("av")
 
 FRAMES, RATE = 11, 10
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    randomise(small_model(id2label={0: "circle", 1: "square", 2: "triangle"})).save_pretrained(folder)
-    ConditionalDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

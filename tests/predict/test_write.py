@@ -6,21 +6,12 @@ import pytest
 import torch
 from PIL import Image
 from same_detections import assert_same_detections, rows, threshold_between
-from small_models import randomise, small_model
 
 from conditional_detr import ConditionalDetrImageProcessor, Detector
 from conditional_detr.cli import main
 from conditional_detr.images.find import find_images
 from conditional_detr.predict.draw import draw_detections
 from conditional_detr.predict.write import predict
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    randomise(small_model(id2label={0: "circle", 1: "square", 2: "triangle"})).save_pretrained(folder)
-    ConditionalDetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

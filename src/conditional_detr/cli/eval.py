@@ -6,16 +6,18 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.shares import SHARES
 from .options import (
     add_device,
     add_image_size,
     add_model,
     add_panoptic_threshold,
     add_speed,
+    add_split,
+    add_task,
     add_threads,
     add_tile,
     add_workers,
+    check_task,
     image_size_of,
     speed_of,
     tile_of,
@@ -36,8 +38,7 @@ def run(arguments: list[str]) -> None:
         raise UsageError("--annotations and --images go together: give both or neither")
     if not values["annotations"] and not values["data"]:
         raise UsageError("give --data FOLDER, or --annotations FILE with --images FOLDER")
-    if values["task"] not in ("", "detection", "instance", "panoptic"):
-        raise UsageError(f"--task is {values['task']!r}; it is detection, instance or panoptic")
+    check_task(values)
     use_threads(values["threads"])
     _evaluate(values)
 
@@ -49,13 +50,8 @@ def _parser() -> CommandParser:
     )
     add_model(parser)
     parser.add_argument("--data", type=str, default="", help="folder of a data set: COCO, YOLO, Pascal VOC, …")
-    parser.add_argument("--split", type=str, default="val", help="which split of the data set")
-    parser.add_argument(
-        "--shares", type=str, default=SHARES, help="how the splits are made where there are none: train's --split"
-    )
-    parser.add_argument(
-        "--task", type=str, default="", help="detection, instance or panoptic; the most the model can by default"
-    )
+    add_split(parser)
+    add_task(parser)
     add_panoptic_threshold(parser)
     parser.add_argument(
         "--annotations", type=str, default="", help="annotation file, in place of the one found in data"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.shares import SHARES
 from ..messages import printable
-from .options import add_model, add_threads, values_of
+from .options import add_model, add_split, add_threads, values_of
 from .parser import CommandParser
 from .threads import use_threads
 from .usage import UsageError
@@ -46,10 +45,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--opset", type=int, default=20, help="of ONNX, 20 to 23")
     parser.add_argument("--images", type=str, nargs="*", default=[], help="pictures to compare on, too")
     parser.add_argument("--data", type=str, default="", help="data set to score on before and after")
-    parser.add_argument("--split", type=str, default="val", help="which split of the data set")
-    parser.add_argument(
-        "--shares", type=str, default=SHARES, help="how the splits are made where there are none: train's --split"
-    )
+    add_split(parser)
     add_threads(parser)
     return parser
 

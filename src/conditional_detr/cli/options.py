@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..data.shares import SHARES
 from .parser import CommandParser
 from .usage import UsageError
 
@@ -35,6 +36,25 @@ def values_of(parser: CommandParser, arguments: list[str], output_is_file: bool 
 
 def add_model(parser: CommandParser) -> None:
     parser.add_argument("--model", type=str, required=True, help="a saved model's folder, a .pth file or a hub name")
+
+
+def add_split(parser: CommandParser) -> None:
+    """Which part of a data set is meant."""
+    parser.add_argument("--split", type=str, default="val", help="which split of the data set")
+    parser.add_argument(
+        "--shares", type=str, default=SHARES, help="how the splits are made where there are none: train's --split"
+    )
+
+
+def add_task(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--task", type=str, default="", help="detection, instance or panoptic; the most the model can by default"
+    )
+
+
+def check_task(values: dict[str, Any]) -> None:
+    if values["task"] not in ("", "detection", "instance", "panoptic"):
+        raise UsageError(f"--task is {values['task']!r}; it is detection, instance or panoptic")
 
 
 def add_pictures(parser: CommandParser, output: str, required: bool = True) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.shares import SHARES
 from .options import (
     add_device,
     add_image_size,
     add_model,
     add_panoptic_threshold,
     add_speed,
+    add_split,
+    add_task,
     add_threads,
     add_workers,
+    check_task,
     image_size_of,
     speed_of,
     values_of,
@@ -30,8 +32,7 @@ if TYPE_CHECKING:
 
 def run(arguments: list[str]) -> None:
     values = values_of(_parser(), arguments)
-    if values["task"] not in ("", "detection", "instance", "panoptic"):
-        raise UsageError(f"--task is {values['task']!r}; it is detection, instance or panoptic")
+    check_task(values)
     if values["resamples"] < 0:
         raise UsageError(f"--resamples is {values['resamples']}; it is a number of resamples, or 0 to choose")
     data, output = Path(values["data"]).resolve(), Path(values["output"]).resolve()
@@ -51,17 +52,12 @@ def _parser() -> CommandParser:
     )
     add_model(parser)
     parser.add_argument("--data", type=str, required=True, help="folder of a data set: COCO, YOLO, Pascal VOC, …")
-    parser.add_argument("--split", type=str, default="val", help="which split of the data set")
-    parser.add_argument(
-        "--shares", type=str, default=SHARES, help="how the splits are made where there are none: train's --split"
-    )
+    add_split(parser)
     parser.add_argument("--output", type=str, default="report", help="folder to write to")
     parser.add_argument(
         "--compare", type=str, default="", help="another model, to say whether it differs by more than chance"
     )
-    parser.add_argument(
-        "--task", type=str, default="", help="detection, instance or panoptic; the most the model can by default"
-    )
+    add_task(parser)
     add_panoptic_threshold(parser)
     parser.add_argument(
         "--resamples",
