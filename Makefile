@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/cdetr demo
 
 # Two tests at a time and more where there are cores: each computes with one thread.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 test: setup
 	$(PYTEST)
