@@ -4,12 +4,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from little_memory import last_line_of
 from PIL import Image
 from small_recipes import recipe_file, rows, small_recipe, start
 
@@ -158,8 +157,8 @@ def test_a_loss_that_does_not_fall_is_a_warning(scenes, tmp_path, capsys):
 def test_memory_that_does_not_hold_the_largest_batch_is_said_before_training(scenes, tmp_path):
     """In a process that may have only 400 MB more than it has when training starts; most of the batches would fit."""
     program = """
-import resource, sys
-from pathlib import Path
+import sys
+from little_memory import take_little_more
 from small_recipes import small_recipe
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.train.failures import PreflightFailed
@@ -169,23 +168,16 @@ def run(scales):
     augmentation = Augmentation(scales=scales, max_size=4000, crop=0)
     return train(small_recipe(sys.argv[1], sys.argv[2], preflight=True, augmentation=augmentation))
 
-pages = int(Path("/proc/self/statm").read_text().split()[0])
-limit = pages * resource.getpagesize() + 400 * 2**20
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+take_little_more()
 try:
     run([64] * 20 + [1500])
 except PreflightFailed as error:
     print(error)
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(scenes), str(tmp_path / "run")],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
-    line = done.stdout.splitlines()[-1]
+    line, errors = last_line_of(program, scenes, tmp_path / "run")
     assert line.startswith(
         "preflight: memory does not hold the largest batch that the data can make, (8, 3, 1500, 1500)"
-    ), done.stderr
+    ), errors
     assert "--accumulate (the same result)" in line and not list((tmp_path / "run").rglob("*.pt"))
 
 

@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from little_memory import last_line_of
 from safetensors.torch import load_file
 from small_models import small_model
 from small_recipes import assert_splits_train_alike, recipe_file, rows, small_recipe, sparse, start
@@ -263,8 +262,8 @@ def test_schedules():
 def test_running_out_of_memory_leaves_a_checkpoint_and_advice(scenes, tmp_path):
     """In a process that may have only 400 MB more than it has when training starts."""
     program = """
-import resource, sys
-from pathlib import Path
+import sys
+from little_memory import take_little_more
 from small_recipes import recipe_file, rows, small_recipe, sparse, start
 from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.train.failures import TrainingError
@@ -276,22 +275,15 @@ def run(epochs, scale, resume=""):
     return train(recipe)
 
 run(1, 64)
-pages = int(Path("/proc/self/statm").read_text().split()[0])
-limit = pages * resource.getpagesize() + 400 * 2**20
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+take_little_more()
 try:
     sys.argv[2] += "-large"
     run(2, 1500)
 except TrainingError as error:
     print(error)
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(scenes), str(tmp_path / "run")],
-        capture_output=True, text=True, env=environment,
-    )  # fmt: skip
-    line = done.stdout.splitlines()[-1]
-    assert line.startswith("out of memory at step 1 (batches of (8, 3, 1500, 1500))"), done.stderr
+    line, errors = last_line_of(program, scenes, tmp_path / "run")
+    assert line.startswith("out of memory at step 1 (batches of (8, 3, 1500, 1500))"), errors
     assert "--accumulate" in line and (tmp_path / "run-large/checkpoints/step-00000000.pt").is_file()
 
 
