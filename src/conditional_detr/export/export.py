@@ -13,20 +13,16 @@ import torch
 
 from .. import __version__
 from ..checkpoints.card import license_of
-from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.hub import HUB_OPTIONS
 from ..data.dataset import DetectionDataset
 from ..engines.exported import AnyModel, ExportedModel
 from ..engines.files import open_engine
 from ..engines.manifest import Manifest
 from ..evaluate.evaluation import evaluate
-from ..families import config_class_of
 from ..files import write_json
 from ..messages import printable
 from ..models.detector import ObjectDetectionModel
-from ..models.family import family_of
 from ..models.segmenter import SegmentationModel
-from ..processors.auto_processor import image_processor_of
+from ..predict.detector import model_and_processor
 from ..processors.image_processor import DetectionImageProcessor
 from .certificate import BOUNDS, Certificate, certificate_name, compare
 from .formats import OPSET, OPSETS, SUFFIXES, WRITERS
@@ -72,14 +68,8 @@ def export(
         ValueError: an argument of no meaning, a library that is not installed, a model that cannot be exported.
         Refused: the file computes something else; a ValueError.
     """
-    files = {option: options[option] for option in HUB_OPTIONS if option in options}
     _check(Path(output), format, dtype, top_k, opset)
-    checkpoint = Checkpoint.find(name, **files)
-    config_class = config_class_of(checkpoint)
-    family = family_of(config_class.model_type)
-    model_class = family.segmenter if checkpoint.has_masks else family.detector
-    model = model_class.from_pretrained(checkpoint, dtype=torch.float32, **options)
-    processor = image_processor_of(config_class).from_pretrained(checkpoint)
+    model, processor = model_and_processor(name, **options)
     interface = Interface(mask, normalize, top_k)
     return export_model(
         model, processor, Path(output), format=format, dtype=dtype, interface=interface, opset=opset, images=images,

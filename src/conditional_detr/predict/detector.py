@@ -23,7 +23,9 @@ from ..images.prepare import Preprocessing
 from ..images.read import LoadedPicture, as_rgb_tensor, image_list, image_size
 from ..images.sizes import size_dict
 from ..models.deploy import check_dtype, compile_model, prepare_for_inference
+from ..models.detector import ObjectDetectionModel
 from ..models.family import family_of
+from ..models.segmenter import SegmentationModel
 from ..processors.auto_processor import image_processor_of
 from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import MOST_DETECTIONS, ImageResults
@@ -125,13 +127,7 @@ class Detector:
         place = best_device() if device is None else _existing_device(device)
         kind = named_dtype(dtype) or torch.float32
         check_dtype(place, kind)
-        files = {option: options[option] for option in HUB_OPTIONS if option in options}
-        checkpoint = Checkpoint.find(name, **files)
-        config_class = config_class_of(checkpoint)
-        family = family_of(config_class.model_type)
-        model_class = family.segmenter if checkpoint.has_masks else family.detector
-        model = model_class.from_pretrained(checkpoint, dtype=torch.float32, **options)
-        processor = image_processor_of(config_class).from_pretrained(checkpoint)
+        model, processor = model_and_processor(name, **options)
         prepare_for_inference(model, place, kind)
         if compile:
             compile_model(model)
@@ -306,6 +302,26 @@ class Detector:
             PreparedBatch([prepared[i] for i in batch], [sizes[i] for i in batch], batch)
             for batch in batches_of_canvases(canvases, BATCH, model.device, model.recorded_shapes is not None)
         ]
+
+
+def model_and_processor(
+    name: str | Path, **options: Any
+) -> tuple[ObjectDetectionModel | SegmentationModel, DetectionImageProcessor]:
+    """Load the model of whichever family a checkpoint is of, in float32, with masks where it has them, and its image processor.
+
+    Args:
+        name: a folder, an original `.pth` file or a hub name.
+        options: see `PretrainedModel.from_pretrained`.
+
+    Raises:
+        OSError, ValueError: as there.
+    """
+    checkpoint = Checkpoint.find(name, **{option: options[option] for option in HUB_OPTIONS if option in options})
+    config_class = config_class_of(checkpoint)
+    family = family_of(config_class.model_type)
+    model_class = family.segmenter if checkpoint.has_masks else family.detector
+    model = model_class.from_pretrained(checkpoint, dtype=torch.float32, **options)
+    return model, image_processor_of(config_class).from_pretrained(checkpoint)
 
 
 def _picture(image: Any) -> Picture:
