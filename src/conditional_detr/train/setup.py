@@ -50,7 +50,8 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
     train_set, val_set = read_data(recipe)
     if val_set is not None:
         check_same_categories(train_set, val_set)
-    batches = _batches(recipe, train_set, processes)
+    samples = _samples(recipe, train_set)
+    batches = _batches(recipe, samples, processes)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     state, notes = _state(recipe, accelerator, processes, train_set, val_set, batches.steps_per_epoch)
@@ -74,7 +75,7 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
         accelerator=accelerator,
         train_set=train_set,
         val_set=val_set,
-        loader=_loader(recipe, train_set, batches, processes.device),
+        loader=_loader(recipe, samples, batches, processes.device),
         steps_per_epoch=batches.steps_per_epoch,
         state=state,
         ddp=ddp,
@@ -136,24 +137,27 @@ def read_data(recipe: Recipe) -> tuple[DetectionDataset, DetectionDataset | None
     return sets["train"], sets.get("val")
 
 
-def _batches(recipe: Recipe, train_set: DetectionDataset, processes: Processes) -> TrainingBatches:
+def _samples(recipe: Recipe, train_set: DetectionDataset) -> TrainingSet:
+    settings = recipe.augmentation
+    return TrainingSet(train_set, training_transform(settings), recipe.seed, settings.least_side)
+
+
+def _batches(recipe: Recipe, samples: TrainingSet, processes: Processes) -> TrainingBatches:
     return TrainingBatches(
-        train_set.sizes,
+        len(samples.dataset),
         batch_size=recipe.batch_size,
         parts=processes.count * recipe.accumulate,
         own_parts=range(processes.rank * recipe.accumulate, (processes.rank + 1) * recipe.accumulate),
         epochs=recipe.epochs,
         seed=recipe.seed,
-        group_by_shape=recipe.group_by_shape,
+        drawn_size=samples.drawn_size if recipe.group_by_shape else None,
     )
 
 
-def _loader(recipe: Recipe, data: DetectionDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
-    settings = recipe.augmentation
-    dataset = TrainingSet(data, training_transform(settings), recipe.seed, settings.least_side)
+def _loader(recipe: Recipe, samples: TrainingSet, batches: TrainingBatches, device: torch.device) -> DataLoader:
     workers = worker_count(recipe.workers)
     return DataLoader(
-        dataset,
+        samples,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=InSharedMemory(collate),
