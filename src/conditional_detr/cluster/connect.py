@@ -70,15 +70,15 @@ def connected(address: str) -> Iterator[None]:
         return
     here: dict[str, Any] = {"include_dashboard": False} if address == HERE else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings("ignore", module=r"ray\.")
         try:
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **here)
         except (OSError, ValueError, RuntimeError) as error:
             raise RuntimeError(f"the cluster {address} cannot be joined: {one_line(error)}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextmanager

@@ -50,6 +50,10 @@ class Place:
         return Place(f"{self.name.rstrip('/')}/{below}")
 
     @property
+    def parent(self) -> Place:
+        return Place(self.name.rpartition("/")[0]) if self.path is None else Place(str(self.path.parent))
+
+    @property
     def path(self) -> Path | None:
         """Of what is on a disk."""
         return None if is_address(self.name) else Path(self.name)
@@ -65,7 +69,7 @@ class Place:
             return fs.LocalFileSystem(), self.name
         root = found[0] + self.name[found.end() :].partition("/")[0]
         with _in_one_line(self):
-            system, base = _file_system(root)
+            system, base = _file_system(root if root != found[0] else f"{root}/")
         return system, base.rstrip("/") + self.name[len(root) :]
 
     def kind(self) -> str:

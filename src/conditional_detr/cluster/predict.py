@@ -52,7 +52,7 @@ class Run:
         """
         if self.missing:
             with connected(cluster):
-                yield from write_parts(self.work, self.missing, self.output.folder, self.output.form)
+                yield from write_parts(self.work, self.missing, self.output.folder / PICTURES, self.output.form)
 
 
 def begin(
@@ -96,4 +96,4 @@ def begin(
     run.begin(lambda: pictures_of(images))
     missing, done = run.missing()
     detecting = Detecting(files, options, threads, threshold, panoptic_threshold=panoptic_threshold)
-    return Run(run, missing, done, Work(detecting, run.folder / PICTURES, part_size, batch_size, actors))
+    return Run(run, missing, done, Work(detecting, batch_size, actors))

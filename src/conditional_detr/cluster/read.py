@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,6 @@ from ..images.read import image_size
 from ..messages import printable
 from ..predict.batches import batches_of_canvases, canvas_of
 from .listing import names_in
-from .parts import Part
 from .places import Place, is_address
 
 AT_ONCE = 16  # files that are fetched at once from a bucket, which answers slowly and many
@@ -69,33 +69,52 @@ class Batch:
         self.positions, self.names, self.sizes, self.shapes = [], [], [], []
 
 
+@dataclass(frozen=True)
+class Planned:
+    """Pictures of a part whose sizes are known beforehand, and which of them share a batch (by position)."""
+
+    names: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+    batches: Sequence[Sequence[int]]
+
+
 class PartReader:
-    """Reads parts of a list of pictures.
+    """Reads parts of a list of pictures, or parts that are planned.
 
     Args:
+        batching: how pictures become batches.
         pictures: the list.
-        batching: how they become batches.
     """
 
-    def __init__(self, pictures: Place, batching: Batching) -> None:
-        self.pictures, self.batching = pictures, batching
+    def __init__(self, batching: Batching, pictures: Place | None = None) -> None:
+        self.batching, self.pictures = batching, pictures
 
     def __call__(self, parts: pyarrow.Table) -> Iterator[pyarrow.Table]:
         """The batches of parts, each a row: what is in it, pickled, and the pixels of all its pictures."""
         torch.set_num_threads(1)
-        for part in parts.to_pylist():
-            names = names_in(self.pictures.read(part["offset"], part["length"]))
-            for first in range(0, len(names), self.batching.window):
-                yield from self._of_window(Part(**part), first, names[first : first + self.batching.window])
+        for row in parts.to_pylist():
+            if row["planned"]:
+                planned: Planned = pickle.loads(row["planned"])
+                files, sizes = _Files(planned.names), dict(enumerate(planned.sizes))
+                for indices in planned.batches:
+                    yield self._read(Batch(row["name"], row["count"]), 0, indices, files, sizes)
+            else:
+                assert self.pictures is not None, "a part that is not planned is of a list"
+                names = names_in(self.pictures.read(row["offset"], row["length"]))
+                for first in range(0, len(names), self.batching.window):
+                    window = names[first : first + self.batching.window]
+                    yield from self._of_window(row["name"], row["count"], first, window)
 
-    def _of_window(self, part: Part, first: int, names: Sequence[str]) -> Iterator[pyarrow.Table]:
+    def _of_window(self, part: str, count: int, first: int, names: Sequence[str]) -> Iterator[pyarrow.Table]:
         how = self.batching
-        refused = Batch(part.name, part.count)
+        refused = Batch(part, count)
         sizes: dict[int, tuple[int, int]] = {}
         files = _Files(names)
         for i, name in enumerate(names):
             try:
-                sizes[i] = image_size(files.file(i))
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    sizes[i] = image_size(files.file(i))
             except (OSError, ValueError) as error:
                 refused.unreadable.append((first + i, name, str(error)))
         if refused.unreadable:
@@ -103,28 +122,25 @@ class PartReader:
         readable = list(sizes)
         canvases = [canvas_of(sizes[i], how.preprocessing, how.canvas_step) for i in readable]
         for batch in batches_of_canvases(canvases, how.batch_size, torch.device(how.device), how.few_sizes):
-            yield self._read(Batch(part.name, part.count), first, [readable[i] for i in batch], names, sizes, files)
+            yield self._read(Batch(part, count), first, [readable[i] for i in batch], files, sizes)
 
     def _read(
-        self,
-        batch: Batch,
-        first: int,
-        indices: Sequence[int],
-        names: Sequence[str],
-        sizes: dict[int, tuple[int, int]],
-        files: _Files,
+        self, batch: Batch, first: int, indices: Sequence[int], files: _Files, sizes: Mapping[int, tuple[int, int]]
     ) -> pyarrow.Table:
         pixels = []
         for i in indices:
+            name = files.names[i]
             try:
-                image = self.batching.preprocessing.read(files.file(i), sizes[i])
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # which nobody would hear
+                    image = self.batching.preprocessing.read(files.file(i), sizes[i])
             except (OSError, ValueError) as error:
-                batch.unreadable.append((first + i, names[i], str(error)))
+                batch.unreadable.append((first + i, name, str(error)))
                 continue
             finally:
                 files.forget(i)
             batch.positions.append(first + i)
-            batch.names.append(names[i])
+            batch.names.append(name)
             batch.sizes.append(sizes[i])
             batch.shapes.append((image.shape[0], image.shape[1], image.shape[2]))
             pixels.append(image.numpy().tobytes())
