@@ -82,7 +82,9 @@ def test_rows_are_those_of_predict_bad_pictures_included(model, tmp_path):
     images = find_images([str(pictures)])
     expected = predict(detector, images, tmp_path / "one", threshold=0.0, draw=False, skip_bad_images=True)
     assert rows_of(tmp_path / "out") == expected
-    assert said[0]["first_error"] == expected[3]["error"] and sum(one["found"] for one in said) == 17 * 3 * 10  # classes, queries
+    assert (
+        said[0]["first_error"] == expected[3]["error"] and sum(one["found"] for one in said) == 17 * 3 * 10
+    )  # classes, queries
 
 
 def test_parquet_holds_what_json_lines_hold(tmp_path):
