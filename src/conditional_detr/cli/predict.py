@@ -162,7 +162,8 @@ def _predict_on_cluster(values: dict[str, Any]) -> None:
                 first = first or part["first_error"]
                 advance(part["pictures"])
     except KeyboardInterrupt:
-        print(f"{run.done + done} of {run.done + run.left} images are in {run.output.folder}", file=sys.stderr)
+        _, written_to_disk = run.output.missing()  # which may be ahead of what this process has heard of
+        print(f"{written_to_disk} of {run.done + run.left} images are in {run.output.folder}", file=sys.stderr)
         raise
     print(f"detections in {done - bad} images: {found}, in {run.output.folder}")
     if bad:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,6 +70,7 @@ def connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    at_sigterm = signal.getsignal(signal.SIGTERM)
     here: dict[str, Any] = {"include_dashboard": False} if address == HERE else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"ray\.")
@@ -75,6 +78,8 @@ def connected(address: str) -> Iterator[None]:
             ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **here)
         except (OSError, ValueError, RuntimeError) as error:
             raise RuntimeError(f"the cluster {address} cannot be joined: {one_line(error)}") from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, at_sigterm)  # which Ray has taken, to end without cleaning up
         try:
             yield
         finally:
