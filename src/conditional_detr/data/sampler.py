@@ -21,19 +21,19 @@ class TrainingBatches(Sampler):
     """The micro-batches of one process, from a given step to the end of training, as lists of (epoch, index).
 
     A step takes `batch_size` images in all, the next ones of the epoch's permutation, whatever the number of processes
-    and micro-batches they are split over. Images that do not fill a last step are left for the next epoch's
+    and micro-batches they are split over; where it does not divide, micro-batches differ by one image. Images that do not fill a last step are left for the next epoch's
     permutation; a set smaller than a step is repeated to fill it, if that is of at most `REPEATED_BATCH` images.
 
     Args:
         sizes: (N, 2) height and width of the images.
         batch_size: images of an optimizer step, over all processes and micro-batches.
-        parts: micro-batches of a step: processes × accumulation.
+        parts: micro-batches of a step, over all processes.
         own_parts: which of these are this process's.
         start_step: optimizer steps already done.
         group_by_shape: put images of like shape into a batch, so that less padding is computed.
 
     Raises:
-        ValueError: a step would take the same images again and again.
+        ValueError: as `steps_of_an_epoch`.
     """
 
     def __init__(
@@ -48,15 +48,10 @@ class TrainingBatches(Sampler):
         start_step: int = 0,
         group_by_shape: bool = False,
     ) -> None:
-        if batch_size > max(len(sizes), REPEATED_BATCH):
-            raise ValueError(
-                f"batch_size is {batch_size}, and there are {len(sizes)} training images: a step would see the same ones "
-                f"many times over. Take at most {max(len(sizes), REPEATED_BATCH)}"
-            )
+        self.steps_per_epoch = steps_of_an_epoch(len(sizes), batch_size)
         self.sizes, self.batch_size, self.own_parts = sizes, batch_size, own_parts
         self.epochs, self.seed, self.start_step, self.group_by_shape = epochs, seed, start_step, group_by_shape
-        self.part_size = batch_size // parts
-        self.steps_per_epoch = max(1, len(sizes) // batch_size)
+        self.bounds = np.arange(parts + 1) * batch_size // parts  # of the micro-batches, among the images of a step
 
     def __len__(self) -> int:
         return (self.epochs * self.steps_per_epoch - self.start_step) * len(self.own_parts)
@@ -68,7 +63,7 @@ class TrainingBatches(Sampler):
                 order = self.order(epoch)
             batch = order[step_of_epoch * self.batch_size : (step_of_epoch + 1) * self.batch_size]
             for part in self.own_parts:
-                chosen = batch[part * self.part_size : (part + 1) * self.part_size]
+                chosen = batch[self.bounds[part] : self.bounds[part + 1]]
                 yield [(epoch, int(index)) for index in chosen]
 
     def order(self, epoch: int) -> np.ndarray:
@@ -86,3 +81,18 @@ class TrainingBatches(Sampler):
         ]
         batches = np.concatenate(grouped).reshape(-1, self.batch_size)
         return rng.permutation(batches).reshape(-1)
+
+
+def steps_of_an_epoch(images: int, batch_size: int) -> int:
+    """Optimizer steps that an epoch has.
+
+    Raises:
+        ValueError: a step would take the same images again and again.
+    """
+    most = max(images, REPEATED_BATCH)
+    if batch_size > most:
+        raise ValueError(
+            f"batch_size is {batch_size}, and there are {images} training images: a step would see the same ones "
+            f"many times over. Take at most {most}"
+        )
+    return max(1, images // batch_size)

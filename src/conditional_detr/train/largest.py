@@ -39,13 +39,15 @@ def largest_batch(data: DetectionDataset, batches: TrainingBatches, settings: Au
     possible = np.array([largest_sizes((int(h), int(w)), settings) for h, w in sizes])  # (S, P, 2)
     own = possible[np.arange(len(sizes)), possible.prod(2).argmax(1)][which.reshape(-1)]  # (N, 2), of the largest area
     # In a batch, the tallest image gives the canvas its height and the widest its width.
-    most = own if batches.part_size == 1 else possible.max(1)[which.reshape(-1)]
+    most = own if np.diff(batches.bounds).max() == 1 else possible.max(1)[which.reshape(-1)]
     members, area = np.zeros(0, dtype=np.int64), 0
     for epoch in range(max(1, min(batches.epochs, LOOKED_AT // max(1, len(data))))):
-        parts = batches.order(epoch).reshape(-1, batches.part_size)
-        areas = most[parts].max(1).prod(1)
+        order = batches.order(epoch)
+        starts = (np.arange(batches.steps_per_epoch)[:, None] * batches.batch_size + batches.bounds[:-1]).reshape(-1)
+        ends = np.append(starts[1:], len(order))
+        areas = np.maximum.reduceat(most[order], starts).prod(1)
         if areas.max() > area:
-            members, area = parts[areas.argmax()], int(areas.max())
+            members, area = order[starts[areas.argmax()] : ends[areas.argmax()]], int(areas.max())
     height, width = most[members].max(0).tolist()
     counts = np.sort(data.objects_per_image())[::-1]
     counts = np.resize(counts[: len(members)], len(members))
