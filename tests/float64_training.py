@@ -1,6 +1,7 @@
 """A training run in float64, so that what differs is more than rounding: `python -m float64_training RECIPE.yaml`.
 
-Of two processes, the one that RANK_TO_LOSE names takes its torchrun with it at its sixth step, as a machine does that fails.
+Of two processes, the one that LOST names ends in the sixth step, and its torchrun with it, as on a machine that fails; or
+both only stop where HOW is SIGSTOP, as a machine does that is cut off.
 """
 
 import os
@@ -16,6 +17,8 @@ from conditional_detr.train.recipe import Recipe, read_recipe
 from conditional_detr.train.setup import set_up
 from conditional_detr.train.watch import watching
 
+LOST, HOW = os.environ.get("LOST"), getattr(signal, os.environ.get("HOW", "SIGKILL"))
+
 
 def train_in_float64(recipe):
     torch.set_default_dtype(torch.float64)
@@ -24,13 +27,9 @@ def train_in_float64(recipe):
             run = set_up(recipe, stop)
 
             def before(model, inputs):
-                if (
-                    run.progress.step == 5
-                    and os.environ.get("RANK_TO_LOSE") == os.environ.get("RANK")
-                    and run.processes.count == 2
-                ):
-                    for process in (os.getppid(), os.getpid()):
-                        os.kill(process, signal.SIGKILL)
+                if run.progress.step == 5 and run.processes.count == 2 and str(run.processes.rank) == LOST:
+                    for process in ([os.getppid()] if "TORCHELASTIC_RUN_ID" in os.environ else []) + [os.getpid()]:
+                        os.kill(process, HOW)
                 return inputs[0].double(), *inputs[1:]
 
             run.state.model.register_forward_pre_hook(before)

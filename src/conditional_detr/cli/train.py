@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def run(arguments: list[str]) -> None:
     except ValueError as error:
         raise UsageError(_from_file(str(error), files)) from None
 
+    if "WORLD_SIZE" in os.environ:  # with a stack of fifty lines PyTorch warns of what train/watch.py says in one
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     use_threads(recipe.threads)
     from ..train.loop import train
 

@@ -76,9 +76,11 @@ class _Watch:
         if rank == 0:
             names = [os.urandom(4).hex()]  # the store may be that of processes before, which were started anew
         dist.broadcast_object_list(names)
-        self.prefix = f"conditional-detr/{names[0]}"
+        # A connection for each thread: one waits for the other's answers.
+        self.store, self.threads_store = (_connect(f"conditional-detr/{names[0]}") for _ in range(2))
+        self.store.set(f"who/{rank}", f"{os.getpid()} on {platform.node()}")
         self.ending, self.thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
-        self.found: str | None = None
+        self.found: str | None = None  # what is known of a process that is lost
 
     def start(self) -> None:
         self.thread.start()
@@ -90,40 +92,30 @@ class _Watch:
     def leave_word(self, reason: str) -> None:
         """Let the others know why this process ends, unless one has ended before it."""
         with suppress(RuntimeError):
-            self._tell(self._connect(), self.rank, reason)
+            self._tell(self.store, self.rank, reason)
 
     def who_is_lost(self) -> str | None:
         """Wait until it is known which process has ended, and say it; None where all are alive."""
-        with suppress(RuntimeError):
-            store = self._connect()
-            seen, until = self._beats(store), time.monotonic() + SUSPECTED
+        try:
+            seen, until = self._beats(), time.monotonic() + SUSPECTED
             while time.monotonic() < until:
-                if (word := self._word(store)) is not None:
+                if (word := self._word(self.store)) is not None:
                     return word
                 time.sleep(BEAT / 4)
-            now = self._beats(store)
+            now = self._beats()
             silent = [rank for rank in range(self.count) if rank != self.rank and now[rank] == seen[rank]]
             if silent:
-                self._tell(store, silent[0], "has ended without a word (killed, out of memory, or its machine is gone)")
-            return self._word(store)
-        return self._no_store()
-
-    def _connect(self) -> dist.Store:
-        """A connection of this thread's own: one waits for the other's answers."""
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=SUSPECTED),
-        )
-        return dist.PrefixStore(self.prefix, store)
+                self._tell(
+                    self.store, silent[0], "has ended without a word (killed, out of memory, or its machine is gone)"
+                )
+            return self._word(self.store)
+        except RuntimeError:
+            return self._no_store()
 
     def _watch(self) -> None:
         """Until the end: give signs of life, and look for those of others; end this process where it does not end by itself."""
         try:
-            store = self._connect()
-            store.set(f"who/{self.rank}", f"{os.getpid()} on {platform.node()}")
+            store = self.threads_store
             watched = [rank for rank in range(self.count) if rank != 0] if self.rank == 0 else [0]
             last = {rank: (-1, time.monotonic()) for rank in watched}  # sign, and when it was new
             while not self.ending.wait(BEAT) and self.found is None:
@@ -141,8 +133,8 @@ class _Watch:
             print(f"cdetr: {ProcessLost(str(self.found), self.output)}", file=sys.stderr, flush=True)
             os._exit(1)
 
-    def _beats(self, store: dist.Store) -> list[int]:
-        return [store.add(f"beat/{rank}", 0) for rank in range(self.count)]
+    def _beats(self) -> list[int]:
+        return [self.store.add(f"beat/{rank}", 0) for rank in range(self.count)]
 
     def _tell(self, store: dist.Store, rank: int, reason: str) -> None:
         """Write down what became of a process. The first word stands: others that end do so for its sake."""
@@ -155,3 +147,9 @@ class _Watch:
 
     def _no_store(self) -> str:
         return f"the machine where processes meet ({os.environ['MASTER_ADDR']}) does not answer any more"
+
+
+def _connect(prefix: str) -> dist.Store:
+    host, port, patience = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timedelta(seconds=SUSPECTED)
+    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=patience)
+    return dist.PrefixStore(prefix, store)
