@@ -44,7 +44,10 @@ def machines(folder, count, command, **environment):
         started.append(
             subprocess.Popen(
                 [sys.executable, *launcher, *command], cwd=own, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+                env={
+                    **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path),
+                    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", **environment,
+                },
             )
         )  # fmt: skip
     return store, started
