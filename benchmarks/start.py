@@ -45,8 +45,10 @@ class Labels:
             total += int(dataset.boxes[rows.start : rows.stop].sum()) + int(
                 dataset.classes[rows.start : rows.stop].sum()
             )
-            if hasattr(dataset.masks, "run_lengths_of"):
-                total += sum(len(mask) for mask in dataset.masks.run_lengths_of(image, rows))
+            if hasattr(dataset.masks, "segment_ids"):
+                total += int(dataset.masks.segment_ids[rows.start : rows.stop].sum()) + len(dataset.masks.file_names[image])
+            elif dataset.masks is not None:
+                total += sum(len(mask["counts"]) for mask in dataset.masks.run_lengths(image, rows))
         return total
 
 
