@@ -46,7 +46,9 @@ class Labels:
                 dataset.classes[rows.start : rows.stop].sum()
             )
             if hasattr(dataset.masks, "segment_ids"):
-                total += int(dataset.masks.segment_ids[rows.start : rows.stop].sum()) + len(dataset.masks.file_names[image])
+                total += int(dataset.masks.segment_ids[rows.start : rows.stop].sum()) + len(
+                    dataset.masks.file_names[image]
+                )
             elif dataset.masks is not None:
                 total += sum(len(mask["counts"]) for mask in dataset.masks.run_lengths(image, rows))
         return total

@@ -21,6 +21,8 @@ from conditional_detr.train.checkpoint_files import newest_checkpoint
 from conditional_detr.train.distributed import Processes
 from conditional_detr.train.loop import train
 
+BATCHES = dict(batch_size=8, epochs=1, seed=0)
+
 
 def options(scenes, **values):
     """Four epochs of three steps, with all that is drawn: dropout, augmentation. Without validation, which computes in float32."""
@@ -77,16 +79,15 @@ def test_fewer_processes_make_the_micro_batches_that_more_made(scenes, tmp_path)
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 5, 8])
 def test_every_image_of_a_step_is_one_processs_however_it_divides(processes):
-    sizes = np.full((20, 2), 64)
-    batches = [
-        list(TrainingBatches(sizes, batch_size=8, parts=8, own_parts=own, epochs=1, seed=0))
-        for own in (Processes.share(SimpleNamespace(rank=rank, count=processes), 8) for rank in range(processes))
-    ]
-    assert sorted(index for own in batches for batch in own for _, index in batch) == sorted(
-        TrainingBatches(sizes, batch_size=8, parts=1, own_parts=range(1), epochs=1, seed=0).order(0)
+    own_parts = [Processes.share(SimpleNamespace(rank=rank, count=processes), 8) for rank in range(processes)]
+    seen = [batch for own in own_parts for batch in TrainingBatches(20, **BATCHES, parts=8, own_parts=own)]
+    whole = TrainingBatches(20, **BATCHES, parts=1, own_parts=range(1))
+    assert sorted(index for batch in seen for _, index in batch) == sorted(
+        np.concatenate(list(whole.steps(0))).tolist()
     )
-    uneven = list(TrainingBatches(sizes, batch_size=8, parts=3, own_parts=range(3), epochs=1, seed=0))
+    uneven = TrainingBatches(20, **BATCHES, parts=3, own_parts=range(3))
     assert [len(batch) for batch in uneven] == [2, 3, 3] * 2
+    assert [index for batch in uneven for _, index in batch] == [index for batch in whole for _, index in batch]
 
 
 def processes_without_a_launcher(folder, store, command, **environment):

@@ -83,7 +83,7 @@ class Recipe:
         image_size: Short side in pixels in evaluation and prediction.
         max_size: Longest long side in pixels in evaluation and prediction.
         augmentation: What happens to training images.
-        group_by_shape: Put training images of like shape into a batch, so that less padding is computed.
+        group_by_shape: Put images of like shape, once augmented, into a batch, so that less padding is computed.
         skip_bad_images: Leave out images that are missing or damaged, and count them, instead of stopping.
         epochs: Passes over the training images.
         batch_size: Images of an optimizer step, over all processes and accumulated micro-batches.

@@ -51,12 +51,13 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
     train_set, val_set = read_data(recipe)
     if val_set is not None:
         check_same_categories(train_set, val_set)
+    samples = _samples(recipe, train_set)
     steps_per_epoch = steps_of_an_epoch(len(train_set), recipe.batch_size)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     state, notes = _state(recipe, accelerator, processes, train_set, val_set, steps_per_epoch)
     check_learned_positions(recipe, state.model, train_set, val_set)
-    batches = _batches(recipe, train_set, processes, state)
+    batches = _batches(recipe, samples, processes, state)
     log = RunLog(Path(recipe.output), recipe.epochs * steps_per_epoch, processes.is_first)
     log.best = best_so_far(recipe.task, state.progress)
     processor = image_processor_of(type(state.model.config))(
@@ -76,7 +77,7 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
         train_set=train_set,
         val_set=val_set,
         parts=batches.own_parts,
-        loader=_loader(recipe, train_set, batches, processes.device),
+        loader=_loader(recipe, samples, batches, processes.device),
         steps_per_epoch=steps_per_epoch,
         state=state,
         ddp=ddp,
@@ -154,29 +155,30 @@ def read_data(recipe: Recipe) -> tuple[DetectionDataset, DetectionDataset | None
     return sets["train"], sets.get("val")
 
 
-def _batches(
-    recipe: Recipe, train_set: DetectionDataset, processes: Processes, state: TrainingState
-) -> TrainingBatches:
+def _samples(recipe: Recipe, train_set: DetectionDataset) -> TrainingSet:
+    settings = recipe.augmentation
+    return TrainingSet(train_set, training_transform(settings), recipe.seed, settings.least_side)
+
+
+def _batches(recipe: Recipe, samples: TrainingSet, processes: Processes, state: TrainingState) -> TrainingBatches:
     parts = micro_batches(recipe, state.processes)
     _check_micro_batches(recipe, processes, parts)
     return TrainingBatches(
-        train_set.sizes,
+        len(samples.dataset),
         batch_size=recipe.batch_size,
         parts=parts,
         own_parts=processes.share(parts),
         epochs=recipe.epochs,
         seed=recipe.seed,
         start_step=state.progress.step,
-        group_by_shape=recipe.group_by_shape,
+        drawn_size=samples.drawn_size if recipe.group_by_shape else None,
     )
 
 
-def _loader(recipe: Recipe, data: DetectionDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
-    settings = recipe.augmentation
-    dataset = TrainingSet(data, training_transform(settings), recipe.seed, settings.least_side)
+def _loader(recipe: Recipe, samples: TrainingSet, batches: TrainingBatches, device: torch.device) -> DataLoader:
     workers = worker_count(recipe.workers)
     return DataLoader(
-        dataset,
+        samples,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=InSharedMemory(collate),

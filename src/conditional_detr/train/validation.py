@@ -106,7 +106,8 @@ def write_model(
 ) -> None:
     """Write a model and its processor; the figures go into its card."""
     figures: dict[str, float] = {name: summary[name] for name in ON_THE_CARD if name in summary}
-    dataset = Path(run.recipe.data).name or run.train_set.annotation_file.stem
+    data = Path(run.recipe.data)  # a folder, or its data.yaml
+    dataset = (data.parent if data.is_file() else data).name or run.train_set.annotation_file.stem
     model.save_pretrained(folder, dataset=dataset, metrics=figures)
     run.processor.save_pretrained(folder)
 
