@@ -44,6 +44,7 @@ from .failures import (
     stopped_after_saving,
     stopped_before_saving,
 )
+from .mirror import mirrored
 from .optimizer import learning_rate_factor
 from .pictures import draw_batch
 from .preflight import preflight
@@ -71,7 +72,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     first = os.environ.get("RANK", "0") == "0"
-    with StopRequest(say=first) as stop, watching(Path(recipe.output)):
+    with mirrored(recipe) as recipe, StopRequest(say=first) as stop, watching(Path(recipe.output)):
         try:
             return carry_out(set_up(recipe, stop))
         except Interrupted:
