@@ -139,7 +139,7 @@ def _shared_once(pid: int) -> int:
 
 
 def main(argv: list[str] | None = None) -> None:
-    quick = {"images": 40, "objects": 200, "segments": 200, "most": 2, "workers": 1}
+    quick = {"images": 40, "objects": 200, "segments": 200, "most": 1, "workers": 1}
     options = arguments(
         __doc__, argv, quick=quick, images=118_000, objects=860_000, segments=1_300_000, most=8, workers=2, repeats=1
     )
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
         axes.invert_yaxis()
         axes.set_xlabel("GiB of the data, all processes together")
 
-    report("Start: training processes of one machine", columns, rows, facts, options, draw)
+    report("Processes: the start of those that train on one machine", columns, rows, facts, options, draw)
 
 
 def rows_of(title: str, task: str, folder: Path, few: Path, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -90,6 +90,12 @@ def test_every_image_of_a_step_is_one_processs_however_it_divides(processes):
     assert [index for batch in uneven for _, index in batch] == [index for batch in whole for _, index in batch]
 
 
+def test_a_step_has_an_image_for_each_micro_batch(scenes, tmp_path):
+    with pytest.raises(ValueError, match="batch_size 2 does not divide into 1 processes × 3 micro-batches"):
+        train(small_recipe(scenes, tmp_path / "run", batch_size=2, accumulate=3))
+    assert not (tmp_path / "run").exists()
+
+
 def processes_without_a_launcher(folder, store, command, **environment):
     """Two processes, each as the first one of a machine: without torchrun, which would end the other when one dies."""
     common = dict(

@@ -45,7 +45,9 @@ def watching(output: Path) -> Iterator[None]:
     if state.num_processes == 1 or not dist.is_initialized():
         yield
         return
-    watch = _Watch(state.process_index, state.num_processes, output)
+    names = [os.urandom(4).hex()]  # the store may be that of processes before, which were started anew
+    dist.broadcast_object_list(names, device=state.device if state.device.type == "cuda" else None)
+    watch = _Watch(names[0], state.process_index, state.num_processes, output)
     watch.start()
     try:
         yield
@@ -70,14 +72,10 @@ def _is_of_network(error: Exception) -> bool:
 class _Watch:
     """The signs of life of all processes, seen from one of them."""
 
-    def __init__(self, rank: int, count: int, output: Path) -> None:
+    def __init__(self, name: str, rank: int, count: int, output: Path) -> None:
         self.rank, self.count, self.output = rank, count, output
-        names: list[str] = [""]
-        if rank == 0:
-            names = [os.urandom(4).hex()]  # the store may be that of processes before, which were started anew
-        dist.broadcast_object_list(names)
         # A connection for each thread: one waits for the other's answers.
-        self.store, self.threads_store = (_connect(f"conditional-detr/{names[0]}") for _ in range(2))
+        self.store, self.threads_store = (_connect(f"conditional-detr/{name}") for _ in range(2))
         self.store.set(f"who/{rank}", f"{os.getpid()} on {platform.node()}")
         self.ending, self.thread = threading.Event(), threading.Thread(target=self._watch, daemon=True)
         self.found: str | None = None  # what is known of a process that is lost
