@@ -23,20 +23,20 @@ class TrainingBatches(Sampler):
     """The micro-batches of one process, from a given step to the end of training, as lists of (epoch, index).
 
     A step takes `batch_size` images in all, the next ones of the epoch's permutation, whatever the number of processes
-    and micro-batches they are split over. Images that do not fill a last step are left for the next epoch's
+    and micro-batches they are split over; where it does not divide, micro-batches differ by one image. Images that do not fill a last step are left for the next epoch's
     permutation; a set smaller than a step is repeated to fill it, if that is of at most `REPEATED_BATCH` images.
 
     Args:
         images: how many there are.
         batch_size: images of an optimizer step, over all processes and micro-batches.
-        parts: micro-batches of a step: processes × accumulation.
+        parts: micro-batches of a step, over all processes.
         own_parts: which of these are this process's.
         start_step: optimizer steps already done.
         drawn_size: gives height and width that an image (epoch, index) has once augmented; images of like shape are then
             put into a batch, so that less padding is computed. None: they come as the permutation has them.
 
     Raises:
-        ValueError: a step would take the same images again and again.
+        ValueError: as `steps_of_an_epoch`.
     """
 
     def __init__(
@@ -51,15 +51,10 @@ class TrainingBatches(Sampler):
         start_step: int = 0,
         drawn_size: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> None:
-        if batch_size > max(images, REPEATED_BATCH):
-            raise ValueError(
-                f"batch_size is {batch_size}, and there are {images} training images: a step would see the same ones "
-                f"many times over. Take at most {max(images, REPEATED_BATCH)}"
-            )
+        self.steps_per_epoch = steps_of_an_epoch(images, batch_size)
         self.images, self.batch_size, self.own_parts = images, batch_size, own_parts
         self.epochs, self.seed, self.start_step, self.drawn_size = epochs, seed, start_step, drawn_size
-        self.part_size = batch_size // parts
-        self.steps_per_epoch = max(1, images // batch_size)
+        self.bounds = np.arange(parts + 1) * batch_size // parts  # of the micro-batches, among the images of a step
 
     def __len__(self) -> int:
         return (self.epochs * self.steps_per_epoch - self.start_step) * len(self.own_parts)
@@ -69,7 +64,7 @@ class TrainingBatches(Sampler):
         for epoch in range(first, self.epochs):
             for batch in itertools.islice(self.steps(epoch), skipped, None):
                 for part in self.own_parts:
-                    chosen = batch[part * self.part_size : (part + 1) * self.part_size]
+                    chosen = batch[self.bounds[part] : self.bounds[part + 1]]
                     yield [(epoch, int(index)) for index in chosen]
             skipped = 0
 
@@ -109,3 +104,18 @@ def order_by_shape(sizes: np.ndarray, batch_size: int) -> np.ndarray:
             least, best = costs.min(), (order, cuts[costs.argmin()])
     order, cut = best
     return np.concatenate([part[order_by_shape(sizes[part], batch_size)] for part in (order[:cut], order[cut:])])
+
+
+def steps_of_an_epoch(images: int, batch_size: int) -> int:
+    """Optimizer steps that an epoch has.
+
+    Raises:
+        ValueError: a step would take the same images again and again.
+    """
+    most = max(images, REPEATED_BATCH)
+    if batch_size > most:
+        raise ValueError(
+            f"batch_size is {batch_size}, and there are {images} training images: a step would see the same ones "
+            f"many times over. Take at most {most}"
+        )
+    return max(1, images // batch_size)

@@ -41,20 +41,21 @@ def largest_batch(data: DetectionDataset, batches: TrainingBatches, settings: Au
     possible = np.array([largest_sizes((int(h), int(w)), settings) for h, w in sizes])  # (S, P, 2)
     own = possible[np.arange(len(sizes)), possible.prod(2).argmax(1)][which.reshape(-1)]  # (N, 2), of the largest area
     # In a batch, the tallest image gives the canvas its height and the widest its width.
-    most = own if batches.part_size == 1 else possible.max(1)[which.reshape(-1)]
+    most = own if np.diff(batches.bounds).max() == 1 else possible.max(1)[which.reshape(-1)]
     members, canvas = np.zeros(0, dtype=np.int64), np.zeros(2, dtype=np.int64)
     looked_at = LOOKED_AT if batches.drawn_size is None else DRAWN
     for epoch in range(max(1, min(batches.epochs, looked_at // max(1, len(data))))):
-        steps = itertools.islice(batches.steps(epoch), max(1, looked_at // batches.batch_size))
-        parts = np.concatenate(list(steps)).reshape(-1, batches.part_size)
+        steps = list(itertools.islice(batches.steps(epoch), max(1, looked_at // batches.batch_size)))
+        order = np.concatenate(steps)
+        starts = (np.arange(len(steps))[:, None] * batches.batch_size + batches.bounds[:-1]).reshape(-1)
         if batches.drawn_size is None:
-            canvases = most[parts].max(1)
+            canvases = np.maximum.reduceat(most[order], starts)
         else:  # what is alike is together, so that the largest is not the tallest with the widest
-            drawn = [[batches.drawn_size(epoch, int(index)) for index in part] for part in parts]
-            canvases = np.maximum(np.array(drawn).max(1), own[parts[:, 0]])
-        largest = canvases.prod(1).argmax()
+            drawn = np.array([batches.drawn_size(epoch, int(index)) for index in order])
+            canvases = np.maximum(np.maximum.reduceat(drawn, starts), own[order[starts]])
+        largest = int(canvases.prod(1).argmax())
         if canvases[largest].prod() > canvas.prod():
-            members, canvas = parts[largest], canvases[largest]
+            members, canvas = order[starts[largest] : [*starts, len(order)][largest + 1]], canvases[largest]
     height, width = canvas.tolist()
     counts = np.sort(data.objects_per_image())[::-1]
     counts = np.resize(counts[: len(members)], len(members))
