@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from exported_models import NAMES, SIZE, certificate_of, saved
 from PIL import Image
 from same_detections import assert_same_detections
-from small_models import FAMILIES, randomise, small_config
+from small_models import FAMILIES
 
 from conditional_detr import Detector
 from conditional_detr.cli import main
 from conditional_detr.data.splits import read_split
 from conditional_detr.engines.files import exported_file
-from conditional_detr.export.certificate import certificate_name
 from conditional_detr.export.export import export, export_model
 from conditional_detr.export.formats import WRITERS, openvino_of_onnx
 from conditional_detr.export.graph import Interface
@@ -23,20 +23,6 @@ from conditional_detr.processors.auto_processor import IMAGE_PROCESSORS
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
-
-SIZE = {"shortest_edge": 64, "longest_edge": 96}
-NAMES = {0: "circle", 1: "square", 2: "triangle"}
-
-
-def saved(folder, family="conditional_detr", masks=False, **values):
-    """A saved model and its processor."""
-    config = small_config(family, id2label=NAMES, **({"is_thing": [True, True, False]} if masks else {}), **values)
-    kind = family_of(family).segmenter if masks else family_of(family).detector
-    randomise(kind(config)).save_pretrained(folder)
-    IMAGE_PROCESSORS[family](size=SIZE).save_pretrained(folder)
-    card = folder / "README.md"
-    card.write_text(card.read_text().replace("---\n", "---\nlicense: cc-by-4.0\n", 1))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +44,6 @@ def exported(tmp_path_factory, folder, pictures):
     output = tmp_path_factory.mktemp("exported") / "model.onnx"
     export(folder, output, images=pictures)
     return output
-
-
-def certificate_of(output):
-    return json.loads(certificate_name(output).read_text())
 
 
 def assert_detects_the_same(file, folder, pictures, **options):
@@ -148,7 +130,7 @@ def broken(monkeypatch, exported):
     """(change) -> the exporter writes the file of `exported`, changed, as if it had made a mistake."""
 
     def install(change):
-        def write(graph, metadata, folder, opset):
+        def write(graph, metadata, folder, opset, finish=None):
             model = onnx.load(exported)
             change(model.graph)
             onnx.save(model, folder / "model.onnx")
@@ -216,7 +198,9 @@ def test_what_an_exported_file_cannot_do_is_said(exported, pictures):
     ("options", "part"),
     [
         ({"format": "tflite"}, "format is 'tflite'; it is onnx, openvino, torch"),
-        ({"dtype": "int8"}, "dtype is 'int8'; it is float32, float16"),
+        ({"dtype": "int4"}, "dtype is 'int4'; it is float32, float16, int8"),
+        ({"dtype": "int8"}, "give a data set (--data) that the model is good at"),
+        ({"dtype": "int8", "format": "torch"}, "that is for onnx and openvino"),
         ({"opset": 11}, "opset is 11; it is 20 to 23"),
         ({"top_k": 0}, "top_k is 0"),
         ({"format": "torch"}, "a file of torch ends in .pt2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,17 +107,29 @@ class ExportedModel:
 
     def _run(self, pixels: Tensor, pixel_mask: Tensor | None) -> dict[str, Tensor]:
         """One call of the engine, with all inputs that the file has."""
-        batch, _, height, width = pixels.shape
-        arrays: dict[str, np.ndarray] = {}
-        for name in self.engine.inputs:
-            if name == "pixel_mask":
-                whole = np.ones((batch, height, width), np.bool_)
-                arrays[name] = whole if pixel_mask is None else pixel_mask.numpy()
-            elif name == "target_sizes":
-                arrays[name] = np.array([[height, width]] * batch, np.int64)
-            else:
-                arrays[name] = pixels.contiguous().numpy()
+        arrays = input_arrays(self.engine.inputs, pixels, pixel_mask)
         return {name: torch.from_numpy(np.array(value)) for name, value in self.engine(arrays).items()}
+
+
+def input_arrays(names: Sequence[str], pixels: Tensor, pixel_mask: Tensor | None = None) -> dict[str, np.ndarray]:
+    """All inputs of an exported file.
+
+    Args:
+        names: of its inputs.
+        pixels: (B, 3, H, W), from `ExportedModel.prepared`.
+        pixel_mask: (B, H, W) bool; None if all pixels belong to the images.
+    """
+    batch, _, height, width = pixels.shape
+    arrays: dict[str, np.ndarray] = {}
+    for name in names:
+        if name == "pixel_mask":
+            whole = np.ones((batch, height, width), np.bool_)
+            arrays[name] = whole if pixel_mask is None else pixel_mask.numpy()
+        elif name == "target_sizes":
+            arrays[name] = np.array([[height, width]] * batch, np.int64)
+        else:
+            arrays[name] = pixels.contiguous().numpy()
+    return arrays
 
 
 # What predicts: a family's model, or one of these.
