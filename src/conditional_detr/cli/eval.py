@@ -103,7 +103,7 @@ def _evaluate(values: dict[str, Any]) -> None:
             dataset,
             predictions=Path(values["predictions"]) if values["predictions"] else None,
             batch_size=values["batch_size"],
-            workers=worker_count(values["workers"], detector.model.device),
+            workers=worker_count(values["workers"], detector.model.device.type),
             skip_bad=skip_bad,
             panoptic_threshold=values["panoptic_threshold"],
             progress=advance,

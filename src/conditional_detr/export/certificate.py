@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from .. import __version__
 from ..engines.exported import ExportedModel
+from ..images.header import image_size
 from ..images.prepare import Preprocessing, to_canvas
-from ..images.read import image_size
 from ..messages import printable
 from ..models.detector import ObjectDetectionModel
 from ..models.segmenter import SegmentationModel

@@ -8,14 +8,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import __version__
 from ..checkpoints.card import license_of
 from ..data.dataset import DetectionDataset
-from ..engines.exported import AnyModel, ExportedModel, input_arrays
+from ..engines.exported import ExportedModel, input_arrays
 from ..engines.files import open_engine
 from ..engines.manifest import Manifest
 from ..evaluate.evaluation import evaluate
@@ -30,6 +30,9 @@ from .certificate import BOUNDS, Certificate, certificate_name, compare
 from .eight_bits import PICTURES, quantize
 from .formats import OPSET, OPSETS, SUFFIXES, WRITERS
 from .graph import Graph, Interface
+
+if TYPE_CHECKING:
+    from ..engines.exported import AnyModel
 
 # Of weights and computation; what int8 leaves in floats is float32.
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "int8": torch.float32}
@@ -157,8 +160,8 @@ _NEEDS_DATA = (
 
 def _quantize(file: Path, pictures: Sequence[Path], interface: Interface, preprocessing: Preprocessing) -> None:
     """Quantise an ONNX file by what it computes on pictures, which are read one after another."""
-    canvases = (preprocessing.read(path)[None] for path in pictures)
-    prepared = canvases if interface.normalize else map(preprocessing.normalize, canvases)
+    canvases = (preprocessing.read_array(path)[None] for path in pictures)
+    prepared = canvases if interface.normalize else map(preprocessing.normalize_array, canvases)
     quantize(file, (input_arrays(interface.inputs, pixels) for pixels in prepared))
 
 
