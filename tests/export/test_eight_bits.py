@@ -10,10 +10,10 @@ from PIL import Image
 
 from conditional_detr import Detector
 from conditional_detr.cli import main
+from conditional_detr.engines.formats import WRITERS
 from conditional_detr.export import certificate
 from conditional_detr.export import export as room
 from conditional_detr.export.eight_bits import SCOPES, quantize
-from conditional_detr.export.formats import WRITERS
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -17,9 +17,9 @@ from conditional_detr import Detector
 from conditional_detr.cli import main
 from conditional_detr.data.splits import read_split
 from conditional_detr.engines.files import exported_file
+from conditional_detr.engines.formats import WRITERS, openvino_of_onnx
+from conditional_detr.engines.graph import Interface
 from conditional_detr.export.export import export, export_model
-from conditional_detr.export.formats import WRITERS, openvino_of_onnx
-from conditional_detr.export.graph import Interface
 from conditional_detr.models.family import family_of
 from conditional_detr.processors.auto_processor import IMAGE_PROCESSORS
 
@@ -158,6 +158,21 @@ def test_an_exported_detector_predicts_without_pytorch(exported, folder, picture
     rows = [json.loads(line) for line in (tmp_path / "found" / "predictions.jsonl").read_text().splitlines()]
     assert [len(row["detections"]) for row in rows] == [30] * len(pictures)
     assert all(Image.open(row["picture"]).size >= (64, 64) for row in rows)
+
+
+def test_an_exported_model_is_served_and_answers_what_it_detects(exported, pictures):
+    testclient = pytest.importorskip("starlette.testclient")
+    pytest.importorskip("fastapi")
+    from conditional_detr.serve.app import make_app
+
+    detector = Detector.from_pretrained(exported)
+    with testclient.TestClient(make_app(detector, "exported")) as client:
+        files = [("files", (path.name, path.read_bytes(), "image/png")) for path in pictures]
+        results = client.post("/v1/detect?threshold=0.1", files=files).json()["results"]
+        explained = client.post("/v1/explain?threshold=0.1", files=files[:1])
+    for result, expected in zip(results, detector.detect(pictures, 0.1), strict=True):
+        assert_same_detections(result["detections"], expected, score=1e-4, box=0.02)
+    assert explained.status_code == 422 and "model's folder" in explained.json()["detail"]
 
 
 @pytest.fixture
@@ -314,3 +329,29 @@ def test_a_model_that_cannot_be_exported_is_said(tmp_path):
     with pytest.raises(ValueError, match="cannot be exported"):
         export(folder, tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_an_engine_computes_a_model_in_memory(engine, folder, pictures):
+    pytest.importorskip(engine)
+    ours = Detector.from_pretrained(folder, engine=engine, image_size=48)
+    theirs = Detector.from_pretrained(folder, device="cpu", image_size=48)
+    assert engine in ours.model.engine.name
+    for found, expected in zip(ours.detect(pictures, 0.0), theirs.detect(pictures, 0.0), strict=True):
+        assert_same_detections(found, expected, score=2e-3, box=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"engine": "tensorrt"}, "engine is 'tensorrt'; it is openvino, onnxruntime, or none for PyTorch"),
+        ({"engine": "openvino", "compile": True}, "compile is PyTorch's"),
+        ({"engine": "onnxruntime", "device": "cuda"}, "on the CPU here, not on cuda"),
+    ],
+)
+def test_engines_that_mean_nothing_are_said(options, part, folder, exported):
+    with pytest.raises(ValueError, match=part):
+        Detector.from_pretrained(folder, **options)
+    with pytest.raises(ValueError, match="is an exported model, which has no (compile, )?engine"):
+        Detector.from_pretrained(exported, **options)

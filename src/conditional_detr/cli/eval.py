@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .options import (
     add_device,
+    add_engine,
     add_image_size,
     add_model,
     add_panoptic_threshold,
@@ -60,6 +61,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch, on each process")
     add_workers(parser)
     add_speed(parser)
+    add_engine(parser)
     add_threads(parser)
     add_image_size(parser)
     add_tile(parser)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..messages import printable
 from .options import (
     add_device,
+    add_engine,
     add_image_size,
     add_model,
     add_panoptic_threshold,
@@ -66,6 +67,7 @@ def _parser() -> CommandParser:
     add_workers(parser)
     add_device(parser)
     add_speed(parser)
+    add_engine(parser)
     add_threads(parser)
     add_image_size(parser)
     add_tile(parser)

@@ -17,6 +17,8 @@ from ..checkpoints.card import license_of
 from ..data.dataset import DetectionDataset
 from ..engines.exported import ExportedModel, input_arrays
 from ..engines.files import open_engine
+from ..engines.formats import OPSET, OPSETS, SUFFIXES, WRITERS
+from ..engines.graph import Graph, Interface
 from ..engines.manifest import Manifest
 from ..evaluate.evaluation import evaluate
 from ..files import write_json
@@ -28,8 +30,6 @@ from ..predict.detector import model_and_processor
 from ..processors.image_processor import DetectionImageProcessor
 from .certificate import BOUNDS, Certificate, certificate_name, compare
 from .eight_bits import PICTURES, quantize
-from .formats import OPSET, OPSETS, SUFFIXES, WRITERS
-from .graph import Graph, Interface
 
 if TYPE_CHECKING:
     from ..engines.exported import AnyModel

@@ -114,6 +114,7 @@ class Detector:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         compile: bool = False,
+        engine: str | None = None,
         image_size: int | None = None,
         max_size: int | None = None,
         **options: Any,
@@ -127,6 +128,8 @@ class Detector:
             dtype: of weights and computation, `torch.bfloat16` or `torch.float16`, or its name; None is float32. Heads and reference
                 points are computed in float32 always.
             compile: compile the model, see `models.deploy.compile_model`; a warning where there is no compiler.
+            engine: "openvino" or "onnxruntime" computes in place of PyTorch, on the CPU, after half a minute of handing the model
+                over; see `engines.compiled`. `cdetr export` does it once, and compares.
             image_size: short side in pixels that images are resized to; None is what the model was saved with.
             max_size: longest long side; None is what the model was saved with, or, with `image_size`, in the same ratio.
             options: of the models' `from_pretrained` (revision, token, configuration values, …).
@@ -138,7 +141,10 @@ class Detector:
             OSError, ValueError: see the models' `from_pretrained`; or the device is not there or lacks the type.
         """
         if (file := exported_file(name)) is not None:
-            detector = cls._from_exported(file, device, dtype, compile, options)
+            given = {"compile": compile or None, "engine": engine, **options}
+            detector = cls._from_exported(
+                file, device, dtype, [name for name, value in given.items() if value is not None]
+            )
             detector._resize_to(image_size, max_size)
             return detector
         import torch
@@ -146,6 +152,10 @@ class Detector:
         from ..checkpoints.load import named_dtype
         from ..models.deploy import check_dtype, compile_model, prepare_for_inference
 
+        if engine is not None:
+            detector = cls._by_engine(name, engine, device, dtype, ["compile"] if compile else [], options)
+            detector._resize_to(image_size, max_size)
+            return detector
         place = best_device() if device is None else _existing_device(device)
         kind = named_dtype(dtype) or torch.float32
         check_dtype(place, kind)
@@ -159,15 +169,29 @@ class Detector:
 
     @classmethod
     def _from_exported(
-        cls, file: Path, device: str | torch.device | None, dtype: Any, compile: bool, options: dict[str, Any]
+        cls, file: Path, device: str | torch.device | None, dtype: Any, options: Sequence[str]
     ) -> Detector:
         """A detector of an exported file, whose choices were made when it was exported."""
-        if compile or options:
-            raise ValueError(f"{file} is an exported model, which has no {', '.join(options) or 'compile=True'}")
-        model = ExportedModel.open(file, "float32" if dtype is None else str(dtype).removeprefix("torch."))
+        if options:
+            raise ValueError(f"{file} is an exported model, which has no {', '.join(options)}")
+        model = ExportedModel.open(file, _number_type(dtype))
         if device is not None:
             _check_on_cpu(device, model.engine.name)
         return cls(model)
+
+    @classmethod
+    def _by_engine(
+        cls, name: str | Path, engine: str, device: Any, dtype: Any, unfit: Sequence[str], options: dict[str, Any]
+    ) -> Detector:
+        """A detector of a PyTorch model that an engine computes."""
+        from ..engines.compiled import compiled_by
+
+        if unfit:
+            raise ValueError(f"{', '.join(unfit)} is PyTorch's; with engine={engine!r} leave it out")
+        if device is not None:
+            _check_on_cpu(device, engine)
+        model, processor = model_and_processor(name, **options)
+        return cls(compiled_by(engine, model, processor.to_dict(), _number_type(dtype)), processor)
 
     def _resize_to(self, image_size: int | None, max_size: int | None) -> None:
         """Let images be resized to another short side, or another limit of the long one."""
@@ -412,6 +436,10 @@ def _existing_device(name: str | torch.device) -> torch.device:
 def _check_on_cpu(device: str | torch.device, engine: str) -> None:
     if str(device).partition(":")[0] != "cpu":
         raise ValueError(f"an exported model is computed by {engine} on the CPU here, not on {device}")
+
+
+def _number_type(dtype: torch.dtype | str | None) -> str:
+    return "float32" if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _is_many(images: Any) -> bool:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engines.engine import installed
-from ..engines.files import ONNX, OPENVINO, TORCH
-from ..engines.openvino import ENTRY as OPENVINO_ENTRY
-from ..engines.program import ENTRY as PROGRAM_ENTRY
 from ..messages import one_line, shown
+from .engine import installed
+from .files import ONNX, OPENVINO, TORCH
 from .graph import Graph
+from .openvino import ENTRY as OPENVINO_ENTRY
+from .program import ENTRY as PROGRAM_ENTRY
 
 OPSETS = range(20, 24)
 OPSET = 20  # 23 has an operator for attention, which few engines know yet
