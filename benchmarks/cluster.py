@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> None:
         repeats=2, images=96, part_size=4, many=20_000, many_part_size=256, parts=600, names=1_000_000, side=320,
     )  # fmt: skip
     torch.set_num_threads(1)
-    os.environ["RAY_worker_niceness"] = "0"  # by itself Ray lets others go first (15), and one process beside it would win
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); by itself Ray lets others go first (15), and one process beside it would win
     facts = {**machine(size=256), "command": options.command}
     with tempfile.TemporaryDirectory() as name, connected("local"):
         folder = Path(name)

@@ -15,7 +15,8 @@ from conditional_detr.data.sampler import TrainingBatches
 from conditional_detr.data.samples import TrainingSet, collate
 from conditional_detr.data.splits import find_split
 from conditional_detr.data.transforms import augment, training_transform
-from conditional_detr.images.read import image_size, read_image
+from conditional_detr.images.header import image_size
+from conditional_detr.images.read import read_image
 from conditional_detr.images.sizes import output_size
 from conditional_detr.predict.batches import batches_by_shape
 
