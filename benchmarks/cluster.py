@@ -231,17 +231,18 @@ def link(files: Sequence[Path], folder: Path, count: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     options = arguments(
         __doc__, argv, quick={"images": 16, "part_size": 4, "many": 120, "many_part_size": 10, "parts": 12, "names": 1000},
-        repeats=2, images=96, part_size=4, many=20_000, many_part_size=256, parts=600, names=1_000_000, side=320,
+        repeats=2, images=96, part_size=4, many=20_000, many_part_size=512, parts=600, names=1_000_000, side=320,
     )  # fmt: skip
     torch.set_num_threads(1)
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); by itself Ray lets others go first (15), and one process beside it would win
+    # By itself Ray lets others go first (15), and one process beside it would win.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     facts = {**machine(size=256), "command": options.command}
     with tempfile.TemporaryDirectory() as name, connected("local"):
         folder = Path(name)
         save(folder / "small", quick=True)
+        resize_to(folder / "small", 32)
         save(folder / "model", quick=options.quick)
-        if not options.quick:
-            resize_to(folder / "model", options.side)
+        resize_to(folder / "model", 96 if options.quick else options.side)
         photographs = [photograph(folder / f"{i}.jpg", *size) for i, size in enumerate(SIZES)]
         thumbnails = [photograph(folder / f"t{i}.jpg", 64, 48 + 16 * (i % 2)) for i in range(50)]
         link(photographs, folder / "photographs", options.images)

@@ -99,3 +99,13 @@ def test_damaged_files_and_broken_runs_end_in_one_line_and_the_same_weights(monk
 def test_growth_is_written_beside_theory(benchmark):
     rows = benchmark("scaling")["scaling"]["rows"]
     assert all({"growth", "theory", "why"} <= set(row) for row in rows)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_this_machine_loses_and_doubles_nothing(benchmark):
+    pytest.importorskip("ray.data")
+    written = benchmark("cluster")
+    assert all(row["same_rows"] for row in written["cluster_rates"]["rows"])
+    whole, killed, *_ = written["cluster_memory"]["rows"]
+    for row in (whole, killed):
+        assert (row["missing"], row["double"], row["same rows"]) == (0, 0, True)

@@ -42,7 +42,7 @@ def test_tests_that_the_table_names_are_here():
 
 DOTTED = re.compile(r"(?<!`)`([a-z_]\w*(?:\.\w+)+)(?:\([^`]*\))?`")
 FILE_ENDING = re.compile(
-    r"\.(?:bin|css|csv|html|jpg|js|json|jsonl|md|mp4|onnx|pt2|pth|py|png|safetensors|toml|txt|xml|yaml)$"
+    r"\.(?:bin|css|csv|html|jpg|js|json|jsonl|md|mp4|onnx|pt2|pth|py|png|safetensors|sh|toml|txt|xml|yaml)$"
 )
 # What stands before the dot where a name is not one of this package's modules: libraries, and objects in examples.
 ELSEWHERE = {

@@ -95,9 +95,9 @@ def causes() -> Iterator[None]:
         yield
     except RayError as error:
         cause = _cause(error)
-        if isinstance(cause, OSError | ValueError):
+        if isinstance(cause, OSError | ValueError | RuntimeError) and not isinstance(cause, RayError):
             raise cause from None
-        raise RuntimeError(one_line(cause).rpartition("Error: ")[2] or one_line(cause)) from None
+        raise RuntimeError(f"the cluster failed: {one_line(cause)}") from None
 
 
 def _cause(error: BaseException) -> BaseException:
