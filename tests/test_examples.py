@@ -1,6 +1,9 @@
 """The examples run, and what they save opens again."""
 
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +12,17 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import yaml
 from PIL import ExifTags, Image
 from small_models import FAMILIES, small_config, small_model
 
 from conditional_detr import AutoImageProcessor, AutoModelForObjectDetection
 from conditional_detr import transformers as of_transformers
+from conditional_detr.cli.options import values_of
+from conditional_detr.cli.predict import _parser as predict_parser
 from conditional_detr.data.splits import read_split
 from conditional_detr.processors.auto_processor import IMAGE_PROCESSORS
+from conditional_detr.train.recipe import option_names
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -113,3 +120,25 @@ def test_an_examples_picture_is_the_way_up_that_its_boxes_mean(tmp_path, monkeyp
     assert image[:, y : y + height, x : x + width].float().mean() > 230
     batch = Collate(IMAGE_PROCESSORS["detr"]())([pictures[0]])
     assert batch["labels"][0]["class_labels"].tolist() == [0]
+
+
+def test_the_cluster_examples_ask_for_options_that_there_are():
+    """They cannot be run here; their commands can be read."""
+    entrypoint = yaml.safe_load((EXAMPLES / "kuberay_predict.yaml").read_text())["spec"]["entrypoint"].split()
+    commands = [entrypoint[entrypoint.index("cdetr") + 1 :]]
+    for name, start in (("slurm_predict.sh", r"\n    cdetr "), ("slurm_train.sh", r"-m conditional_detr ")):
+        script = (EXAMPLES / name).read_text()
+        subprocess.run(["bash", "-n", EXAMPLES / name], check=True)
+        found = re.search(start + r"(.+?)\"\$@\"", script, re.DOTALL)
+        commands.append(shlex.split(found[1].replace("\\\n", " ")))
+    assert [command[0] for command in commands] == ["predict", "predict", "train"]
+    for _, *arguments in commands[:2]:
+        values = values_of(predict_parser(), arguments)
+        assert values["cluster"] and values["write"] == ["parquet"]
+    options = {word.lstrip("-") for word in commands[2] if word.startswith("--")}
+    assert options <= {*option_names(), "config", "resume"}
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing_in_the_examples():
+    subprocess.run(["shellcheck", *EXAMPLES.glob("*.sh")], check=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .options import (
+    add_cluster,
     add_device,
     add_engine,
     add_image_size,
@@ -18,6 +21,7 @@ from .options import (
     add_threads,
     add_tile,
     add_workers,
+    check_cluster_options,
     check_task,
     image_size_of,
     speed_of,
@@ -40,6 +44,9 @@ def run(arguments: list[str]) -> None:
     if not values["annotations"] and not values["data"]:
         raise UsageError("give --data FOLDER, or --annotations FILE with --images FOLDER")
     check_task(values)
+    check_cluster_options(values)
+    if values["cluster"] and "WORLD_SIZE" in os.environ:
+        raise UsageError("torchrun's processes and --cluster are two ways to the same: take one")
     use_threads(values["threads"])
     _evaluate(values)
 
@@ -60,6 +67,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--images", type=str, default="", help="image folder, in place of the one found in data")
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch, on each process")
     add_workers(parser)
+    add_cluster(parser)
     add_speed(parser)
     add_engine(parser)
     add_threads(parser)
@@ -88,7 +96,11 @@ def _evaluate(values: dict[str, Any]) -> None:
     tile = tile_of(values)
     state = PartialState(cpu=not torch.accelerator.is_available()) if "WORLD_SIZE" in os.environ else None
     device = values["device"] or (str(state.device) if state else None)
-    detector = Detector.from_pretrained(values["model"], device=device, **speed_of(values), **image_size_of(values))
+    speed, size = speed_of(values), image_size_of(values)
+    elsewhere = _cluster(values, {"device": device, **speed, **size}) if values["cluster"] else None
+    if elsewhere:
+        device, speed = "cpu", {}  # this process asks the model for its classes alone
+    detector = Detector.from_pretrained(values["model"], device=device, **speed, **size)
     task = values["task"] or detector.model.task
     skip_bad = values["skip_bad_images"]
     if values["annotations"]:
@@ -110,6 +122,7 @@ def _evaluate(values: dict[str, Any]) -> None:
             panoptic_threshold=values["panoptic_threshold"],
             progress=advance,
             **tile,
+            elsewhere=elsewhere and partial(elsewhere, skip_bad=skip_bad, progress=advance),
         )
     if main and values["predictions"]:
         print(f"predictions in {values['predictions']}")
@@ -124,6 +137,22 @@ def _evaluate(values: dict[str, Any]) -> None:
             write_json(Path(values["metrics"]), metrics.to_dict())
     if state is not None:
         state.destroy_process_group()
+
+
+def _cluster(values: dict[str, Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """What detects on a cluster, see `evaluate.predictions.predict_dataset`."""
+    from ..cluster.connect import check_cluster
+
+    check_cluster(values["cluster"])
+    from ..cluster.detect import Detecting
+    from ..cluster.images import detect_on_cluster
+    from ..cluster.model_files import ModelFiles
+    from ..cluster.pipeline import Work
+
+    detecting = Detecting(
+        ModelFiles.read(values["model"]), options, values["threads"] or 1, 0.0, panoptic_threshold=values["panoptic_threshold"]
+    )  # fmt: skip
+    return partial(detect_on_cluster, Work(detecting, values["batch_size"], values["actors"]), values["cluster"])
 
 
 def _print_metrics(metrics: Metrics) -> None:

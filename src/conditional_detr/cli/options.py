@@ -109,6 +109,35 @@ def add_workers(parser: CommandParser) -> None:
     )
 
 
+def add_cluster(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--cluster",
+        type=str,
+        default="",
+        help="let a cluster of Ray's do it: host:port of its head, auto on a machine of it, or local for one of this machine",
+    )
+    parser.add_argument(
+        "--actors",
+        type=int,
+        default=0,
+        help="of a cluster: how many hold the model; 0: one a GPU, or one for each --threads cores",
+    )
+
+
+def check_cluster_options(values: dict[str, Any]) -> None:
+    """Raises UsageError for options that mean nothing without a cluster, or with one."""
+    if values["actors"] < 0:
+        raise UsageError(f"--actors is {values['actors']}; it is a number of processes, or 0")
+    if not values["cluster"]:
+        if values["actors"]:
+            raise UsageError("--actors is for --cluster")
+        return
+    if values["workers"] != -1:
+        raise UsageError("--workers is for one machine: on a cluster Ray sees to who reads")
+    if values["tile"]:
+        raise UsageError("--tile is for one machine: leave it out with --cluster")
+
+
 def add_device(parser: CommandParser) -> None:
     parser.add_argument("--device", type=str, default="", help="such as cpu or cuda:1; the best there is by default")
 

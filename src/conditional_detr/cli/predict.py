@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..messages import printable
 from .options import (
+    add_cluster,
     add_device,
     add_engine,
     add_image_size,
@@ -19,6 +20,7 @@ from .options import (
     add_threads,
     add_tile,
     add_workers,
+    check_cluster_options,
     image_size_of,
     speed_of,
     tile_of,
@@ -34,6 +36,9 @@ def run(arguments: list[str]) -> None:
     values = values_of(_parser(), arguments)
     video = {name: values.pop(name) for name in ("video", "every", "track")}
     _check(values, video)
+    if values["cluster"]:
+        _predict_on_cluster(values)
+        return
     use_threads(values.pop("threads"), pytorch=not _is_exported(values["model"]))
     if video["video"]:
         _predict_video(values, video)
@@ -65,6 +70,10 @@ def _parser() -> CommandParser:
     add_panoptic_threshold(parser)
     parser.add_argument("--batch_size", type=int, default=8, help="images of a batch; only such of one size share one")
     add_workers(parser)
+    add_cluster(parser)
+    parser.add_argument(
+        "--part_size", type=int, default=512, help="of a cluster: pictures whose results are written as one file"
+    )
     add_device(parser)
     add_speed(parser)
     add_engine(parser)
@@ -73,10 +82,10 @@ def _parser() -> CommandParser:
     add_tile(parser)
     parser.add_argument(
         "--write",
-        type=Literal["jsonl", "coco", "csv", "yolo", "labelme"],
+        type=Literal["jsonl", "coco", "csv", "yolo", "labelme", "parquet"],
         nargs="+",
         default=["jsonl"],
-        help="forms to write, several allowed; predictions.jsonl is written always",
+        help="forms to write, several allowed; predictions.jsonl is written always. On a cluster jsonl or parquet",
     )
     parser.add_argument("--draw", type=bool, default=True, help="draw pictures")
     parser.add_argument("--draw_labels", type=bool, default=True, help="write classes and scores into the pictures")
@@ -103,6 +112,7 @@ def _check(values: dict[str, Any], video: dict[str, Any]) -> None:
         raise UsageError("give --images or --video" + (", not both" if video["video"] else ""))
     if video["every"] < 1:
         raise UsageError(f"--every is {video['every']}; it is a number of frames, from 1 on")
+    _check_cluster(values, video)
     if not video["video"]:
         if video["track"] or video["every"] > 1:
             raise UsageError("--track and --every are for --video")
@@ -112,6 +122,54 @@ def _check(values: dict[str, Any], video: dict[str, Any]) -> None:
             raise UsageError(f"--{name} is for --images")
     if values["write"] != ["jsonl"]:
         raise UsageError("what is found in a video is written as predictions.jsonl alone: leave out --write")
+
+
+def _check_cluster(values: dict[str, Any], video: dict[str, Any]) -> None:
+    check_cluster_options(values)
+    if values["part_size"] < 1:
+        raise UsageError(f"--part_size is {values['part_size']}; it is a number of pictures, from 1 on")
+    if not values["cluster"]:
+        if "parquet" in values["write"]:
+            raise UsageError("--write parquet is for --cluster")
+        return
+    if video["video"]:
+        raise UsageError("--video is for one machine: leave out --cluster")
+    if values["truth"]:
+        raise UsageError("--truth is for one machine: on a cluster no pictures are drawn")
+    if values["write"] not in (["jsonl"], ["parquet"]):
+        raise UsageError("on a cluster --write is jsonl or parquet")
+
+
+def _predict_on_cluster(values: dict[str, Any]) -> None:
+    """List the pictures, detect in those that are missing, write parts and say how many."""
+    from ..cluster.connect import check_cluster
+
+    check_cluster(values["cluster"])
+    from ..cluster.predict import begin
+
+    given = {name: values[name] for name in ("threshold", "panoptic_threshold", "batch_size", "part_size", "actors")}
+    options = {"device": values["device"] or None, **speed_of(values), **image_size_of(values)}
+    (form,) = values["write"]
+    run = begin(
+        values["model"], values["images"], values["output"], options=options, form=form,
+        threads=values["threads"] or 1, **given,
+    )  # fmt: skip
+    if run.done:
+        print(f"{run.done} of {run.done + run.left} images are there already, in {run.output.folder}")
+    done, bad, found, first = 0, 0, 0, ""
+    try:
+        with progress("predicting", run.left, True) as advance, closing(run.written(values["cluster"])) as written:
+            for part in written:
+                done, bad, found = done + part["pictures"], bad + part["bad"], found + part["found"]
+                first = first or part["first_error"]
+                advance(part["pictures"])
+    except KeyboardInterrupt:
+        _, written_to_disk = run.output.missing()  # which may be ahead of what this process has heard of
+        print(f"{written_to_disk} of {run.done + run.left} images are in {run.output.folder}", file=sys.stderr)
+        raise
+    print(f"detections in {done - bad} images: {found}, in {run.output.folder}")
+    if bad:
+        print(f"{bad} images could not be used; first: {first}")
 
 
 def _predict_video(values: dict[str, Any], video: dict[str, Any]) -> None:
@@ -148,6 +206,8 @@ def _predict(values: dict[str, Any]) -> None:
     from ..predict.detector import Detector
     from ..predict.write import predictions
 
+    for name in ("cluster", "actors", "part_size"):
+        del values[name]
     values["line_width"] = values["line_width"] or None
     values["forms"] = [form for form in values.pop("write") if form != "jsonl"]
     values |= tile_of(values)

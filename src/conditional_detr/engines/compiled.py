@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..images.prepare import Preprocessing
 from ..models.detector import ObjectDetectionModel
 from ..models.segmenter import SegmentationModel
@@ -40,7 +39,7 @@ def compiled_by(
     """
     if engine not in FORMATS:
         raise ValueError(f"engine is {engine!r}; it is {', '.join(FORMATS)}, or none for PyTorch")
-    manifest = Manifest(model.config, model.task, preprocessing, producer=f"conditional-detr {__version__}")
+    manifest = Manifest(model.config, model.task, preprocessing, producer="conditional-detr, in memory")
     graph = Graph(model.eval(), Preprocessing.from_dict(preprocessing), Interface())
     # OpenVINO reads weights from its files for as long as it uses them; where open files cannot be removed, they stay.
     with tempfile.TemporaryDirectory(prefix="cdetr-", ignore_cleanup_errors=True) as folder, torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +90,7 @@ def predict_dataset(
     progress: Callable[[int], Any] | None = None,
     stop: Callable[[], int] | None = None,
     losses: bool = False,
+    elsewhere: Callable[[Sequence[Source], Task], Generator[tuple[int, ImageResults | str]]] | None = None,
 ) -> DatasetPredictions:
     """Detect in every image of a data set, exactly once over all processes; with masks and maps where the data set was
     read with them.
@@ -99,6 +100,7 @@ def predict_dataset(
         tile: cut large pictures into tiles; see `tiled.detect_tiled`. Not of panoptic data.
         stop: asked after each image; a signal's number other than 0 ends it, on all processes.
         losses: also compute the losses of the last decoder layer.
+        elsewhere: detects in the images in place of `stream.detect`, such as on other machines, with the same model.
 
     Returns:
         The predictions; complete on every process.
@@ -115,7 +117,7 @@ def predict_dataset(
     bad: list[str] = []
     if tile is not None and task == "panoptic":
         raise ValueError("panoptic maps are not made of tiles: leave out --tile, or score with --task instance")
-    results = detect_tiled(
+    results = elsewhere(DatasetImages(dataset), task) if elsewhere is not None else detect_tiled(
         model, processor, DatasetImages(dataset), tile=tile, threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
         share=_share(), precision=precision, task=task, panoptic_threshold=panoptic_threshold, progress=progress,
     )  # fmt: skip

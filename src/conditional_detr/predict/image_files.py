@@ -88,16 +88,7 @@ class ImageFiles:
         source = self.sources[index]
         image = None if self.drawing is None else _read_to_draw(source)
         detections = named_detections(found, self.config.id2label)
-        row: dict[str, Any] = {
-            "file": printable(source.path),
-            "width": source.size[1],
-            "height": source.size[0],
-            "detections": [
-                {"label": d.label, "score": round(d.score, 4), "box": [round(v, 2) for v in d.box]}
-                | ({"mask": d.run_lengths} if d.run_lengths else {})
-                for d in detections
-            ],
-        }
+        row = detections_row(source.path, source.size, detections)
         if image is not None:
             row["picture"] = self._draw(index, image, detections)
         if found.segmentation is not None:
@@ -155,6 +146,25 @@ class ImageFiles:
             ],
         }
         write_json(self.folder / "panoptic.json", content, indent=None)
+
+
+def detections_row(path: str | os.PathLike[str], size: tuple[int, int], found: Sequence[Detection]) -> dict[str, Any]:
+    """What is written of every image, see `write.predictions`. size: height and width."""
+    return {
+        "file": printable(path),
+        "width": size[1],
+        "height": size[0],
+        "detections": [
+            {"label": d.label, "score": round(d.score, 4), "box": [round(v, 2) for v in d.box]}
+            | ({"mask": d.run_lengths} if d.run_lengths else {})
+            for d in found
+        ],
+    }
+
+
+def error_row(path: str | os.PathLike[str], message: str) -> dict[str, Any]:
+    """The row of an image that could not be used."""
+    return {"file": printable(path), "error": message}
 
 
 class UnreadableImage(OSError):

@@ -49,7 +49,7 @@ class RowFile:
             raise OSError(f"cannot write {self.path}: {error.strerror}; choose another folder (--output)") from None
 
     def _write(self, row: dict[str, Any]) -> None:
-        line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        line = json_line(row)
         before = self._file.tell()
         try:
             while line:
@@ -60,3 +60,8 @@ class RowFile:
                 f"cannot write {self.path}: {error.strerror}; it holds what was found before. Free some "
                 "space or choose another folder (--output)"
             ) from None
+
+
+def json_line(row: dict[str, Any]) -> bytes:
+    """A row as a line of UTF-8."""
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

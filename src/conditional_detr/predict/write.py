@@ -17,7 +17,7 @@ from ..messages import printable
 from ..results.image_results import ImageResults
 from ..results.named import Detection
 from .detector import Detector
-from .image_files import Drawing, ImageFiles, UnreadableImage, file_stems
+from .image_files import Drawing, ImageFiles, UnreadableImage, error_row, file_stems
 from .other_files import OtherFiles
 from .row_file import RowFile
 from .stream import Source, detect
@@ -101,7 +101,7 @@ def predictions(
             window=WINDOW * batch_size, progress=progress,
         ):  # fmt: skip
             if isinstance(found, str):
-                row = _error_row(sources[index].path, found)
+                row = error_row(sources[index].path, found)
             else:
                 try:
                     row = files.write(index, found)
@@ -109,7 +109,7 @@ def predictions(
                 except UnreadableImage as error:
                     if not skip_bad_images:
                         raise OSError(f"{error}. {REPAIR}") from None
-                    row = _error_row(sources[index].path, str(error))
+                    row = error_row(sources[index].path, str(error))
             lines.add(positions[index], row)
             yield from written()
         yield from written()  # of images that could not be read, where no result comes after them
@@ -154,12 +154,8 @@ def _sources(images: Sequence[Path], skip_bad: bool) -> tuple[list[Source], list
         except OSError as error:
             if not skip_bad:
                 raise OSError(f"{error}. {REPAIR}") from None
-            rows[position] = _error_row(path, str(error))
+            rows[position] = error_row(path, str(error))
     return sources, positions, rows
-
-
-def _error_row(path: Path, message: str) -> dict[str, Any]:
-    return {"file": printable(path), "error": message}
 
 
 class Remarks:
