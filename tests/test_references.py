@@ -46,7 +46,8 @@ FILE_ENDING = re.compile(
 )
 # What stands before the dot where a name is not one of this package's modules: libraries, and objects in examples.
 ELSEWHERE = {
-    "accelerator", "argparse", "backbone_config", "detection", "huggingface_hub", "json", "nn", "outputs", "self", "torch",
+    "accelerator", "argparse", "backbone_config", "coremltools", "detection", "executorch", "huggingface_hub", "json",
+    "litert_torch", "nn", "onnxruntime", "outputs", "self", "torch",
 }  # fmt: skip
 ALSO_ELSEWHERE = {"models.build_model", "transformers.Trainer"}
 # Objects that are called the same everywhere, and their classes.
