@@ -227,7 +227,7 @@ def part_data(options: Namespace, folder: Path) -> None:
     small = Augmentation(scales=[96], max_size=128, crop=0.0) if options.quick else Augmentation()
 
     def loader(workers: int) -> DataLoader:
-        order = TrainingBatches(data.sizes, batch_size=batch, parts=1, own_parts=range(1), epochs=1, seed=0)
+        order = TrainingBatches(len(data), batch_size=batch, parts=1, own_parts=range(1), epochs=1, seed=0)
         return DataLoader(
             TrainingSet(data, training_transform(small), 0), batch_sampler=order, num_workers=workers,
             collate_fn=collate, pin_memory=options.device == "cuda", prefetch_factor=4 if workers else None,

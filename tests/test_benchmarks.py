@@ -36,6 +36,7 @@ def benchmark(monkeypatch, tmp_path):
         ("loading", {"loading"}),
         ("evaluation", {"coco_ap", "start"}),
         ("annotations", {"annotations"}),
+        pytest.param("start", {"processes"}, marks=pytest.mark.slow),
         pytest.param("engines", {"engines"}, marks=pytest.mark.slow),
         ("groups", {"groups_of_queries_in_float32", "groups_of_queries_in_bfloat16"}),
     ],

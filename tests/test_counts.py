@@ -14,7 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from conditional_detr import ConditionalDetrConfig, ConditionalDetrForObjectDetection, ConditionalDetrForSegmentation
+from conditional_detr.data.augmentation import Augmentation
 from conditional_detr.data.sampler import TrainingBatches
+from conditional_detr.data.samples import seed_of
+from conditional_detr.data.transforms import augmented_size, training_transform
 from conditional_detr.images.sizes import size_after_resize
 from conditional_detr.losses.criterion import detection_loss
 from conditional_detr.predict.batches import batches_by_shape
@@ -108,12 +111,31 @@ def padded_share(sizes, batches):
     return canvases / sizes.prod(1).sum() - 1
 
 
-@pytest.mark.parametrize(("group_by_shape", "most"), [(False, 0.8), (True, 0.02)])
+@pytest.mark.parametrize(("group_by_shape", "most"), [(False, 0.8), (True, 0.025)])
 def test_padding_of_training_batches(group_by_shape, most):
     sizes = photograph_sizes()
-    options = dict(batch_size=16, parts=1, own_parts=range(1), epochs=1, seed=0, group_by_shape=group_by_shape)
-    batches = [[index for _, index in batch] for batch in TrainingBatches(sizes, **options)]
+    drawn_size = (lambda epoch, index: tuple(sizes[index])) if group_by_shape else None
+    options = dict(batch_size=16, parts=1, own_parts=range(1), epochs=1, seed=0, drawn_size=drawn_size)
+    batches = [[index for _, index in batch] for batch in TrainingBatches(len(sizes), **options)]
     assert padded_share(sizes, batches) < most
+
+
+def test_padding_of_training_batches_whose_sizes_are_drawn():
+    """As `finetune` draws them: scales, and parts of any shape."""
+    transform, counts = training_transform(Augmentation()), {}
+    sizes = {
+        (epoch, i): augmented_size(transform, size, seed_of(epoch, i))
+        for epoch in range(2)
+        for i, size in enumerate(PHOTOGRAPHS * 26)
+    }
+    for drawn_size in (None, lambda epoch, index: sizes[epoch, index]):
+        batches = TrainingBatches(
+            260, batch_size=16, parts=2, own_parts=range(2), epochs=2, seed=0, drawn_size=drawn_size
+        )
+        shapes = [np.array([sizes[key] for key in batch]) for batch in batches]
+        canvases = sum(len(shape) * shape.max(0).prod() for shape in shapes)
+        counts[drawn_size is None] = canvases / sum(shape.prod(1).sum() for shape in shapes) - 1
+    assert counts[True] > 0.6 and counts[False] < 0.25
 
 
 def test_evaluation_pads_nothing():
@@ -184,6 +206,21 @@ def loss_of(family, images, objects):
         for _ in range(images)
     ]
     return lambda: detection_loss(config, logits, boxes, labels)[0].backward()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_attention_on_a_cpu_keeps_its_products_to_itself(family, precision):
+    """Encoder, self- and cross-attention run in PyTorch's fused kernel, forwards and backwards, padded images too."""
+    model = small_model(family).train()
+    mask = torch.ones(2, 64, 96, dtype=torch.bool)
+    mask[1, 40:] = False
+    with Operations() as operations, torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        model(torch.randn(2, 3, 64, 96), mask).logits.sum().backward()
+    attentions = sum(n for name, n in operations.counts.items() if "flash_attention_for_cpu" in name)
+    config = model.config
+    assert attentions == 2 * (config.encoder_layers + 2 * config.decoder_layers)
+    assert not any("softmax" in name for name in operations.counts)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -82,6 +82,12 @@ def test_data_without_splits_is_trained_on_resumed_scored_and_drawn(scenes, tmp_
     assert before == sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*"))
 
 
+def test_the_card_names_the_folder_of_a_data_yaml(scenes, tmp_path):
+    root = flat(scenes, tmp_path, "yolo")
+    train(small_recipe(root / "data.yaml", tmp_path / "run", epochs=1, split="0.7,0.3"))
+    assert f"## Data\n\n{root.name}\n" in (tmp_path / "run/model/README.md").read_text()
+
+
 def test_another_split_does_not_continue_a_run(scenes, tmp_path):
     root = flat(scenes, tmp_path, "yolo")
     train(small_recipe(root, tmp_path / "run", epochs=1, split="0.7,0.3"))

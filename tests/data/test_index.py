@@ -14,6 +14,7 @@ import pytest
 from json_mutants import mutants
 
 from conditional_detr.data.formats import coco, index
+from conditional_detr.data.sharing import SharedList
 from conditional_detr.data.splits import read_split
 
 
@@ -42,7 +43,8 @@ def content_of(data):
     masks = data.masks
     if masks is not None:
         values |= {f"masks.{name}": value for name, value in vars(masks).items()}
-    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
+    lists = {name: list(value) for name, value in values.items() if isinstance(value, SharedList)}
+    return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()} | lists
 
 
 @pytest.mark.parametrize("task", ["detection", "instance", "panoptic"])

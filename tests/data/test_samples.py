@@ -1,5 +1,6 @@
 """Samples and batches: right, and a function of seed, epoch and index alone."""
 
+import itertools
 import json
 
 import numpy as np
@@ -14,7 +15,8 @@ from conditional_detr.data.sampler import TrainingBatches
 from conditional_detr.data.samples import TrainingSet, collate
 from conditional_detr.data.splits import find_split
 from conditional_detr.data.transforms import augment, training_transform
-from conditional_detr.images.read import image_size, read_image
+from conditional_detr.images.header import image_size
+from conditional_detr.images.read import read_image
 from conditional_detr.images.sizes import output_size
 from conditional_detr.predict.batches import batches_by_shape
 
@@ -124,27 +126,34 @@ def test_only_batches_of_different_shapes_are_padded():
 
 def batches(n=50, **options):
     values = dict(batch_size=8, parts=1, own_parts=range(1), epochs=3, seed=1) | options
-    return TrainingBatches(np.random.default_rng(0).integers(30, 90, (n, 2)), **values)
+    return TrainingBatches(n, **values)
+
+
+def drawn_size(epoch, index):
+    return tuple(np.random.default_rng([epoch, index]).integers(30, 90, 2))
 
 
 def test_training_resumes_with_the_batches_it_would_have_had():
-    whole = list(batches())
-    assert len(whole) == 18 == len(batches())
-    for step in (1, 6, 7, 17):
-        assert list(batches(start_step=step)) == whole[step:]
+    for options in ({}, {"drawn_size": drawn_size}):
+        whole = list(batches(**options))
+        assert len(whole) == 18 == len(batches(**options))
+        for step in (1, 6, 7, 17):
+            assert list(batches(start_step=step, **options)) == whole[step:]
 
 
 def test_processes_and_micro_batches_split_the_same_steps():
-    whole = list(batches())
-    parts = [list(batches(parts=4, own_parts=range(2 * rank, 2 * rank + 2))) for rank in range(2)]
-    for step, batch in enumerate(whole):
-        split = [key for part in parts for micro in part[2 * step : 2 * step + 2] for key in micro]
-        assert split == batch
+    for options in ({}, {"drawn_size": drawn_size}):
+        whole = list(batches(**options))
+        parts = [list(batches(parts=4, own_parts=range(2 * rank, 2 * rank + 2), **options)) for rank in range(2)]
+        for step, batch in enumerate(whole):
+            split = [key for part in parts for micro in part[2 * step : 2 * step + 2] for key in micro]
+            assert split == batch
 
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_an_epoch_uses_every_image_at_most_once_and_epochs_differ(grouped):
-    epochs = [batches(48, group_by_shape=grouped).order(epoch) for epoch in range(2)]
+    chosen = batches(48, drawn_size=drawn_size if grouped else None)
+    epochs = [np.concatenate(list(chosen.steps(epoch))) for epoch in range(2)]
     for order in epochs:
         assert sorted(order) == list(range(48))
     assert not np.array_equal(*epochs)
@@ -152,14 +161,18 @@ def test_an_epoch_uses_every_image_at_most_once_and_epochs_differ(grouped):
 
 def test_grouping_by_shape_spares_padding():
     def padded(grouped):
-        sizes = np.random.default_rng(0).integers(30, 90, (400, 2))
-        sampler = TrainingBatches(
-            sizes, batch_size=8, parts=1, own_parts=range(1), epochs=1, seed=0, group_by_shape=grouped
-        )
-        shapes = [np.array([output_size(*sizes[i], 64) for _, i in batch]) for batch in sampler]
+        sampler = batches(400, epochs=1, drawn_size=drawn_size if grouped else None)
+        shapes = [np.array([drawn_size(*key) for key in batch]) for batch in sampler]
         return sum(len(s) * s.max(0).prod() - s.prod(1).sum() for s in shapes)
 
     assert padded(True) < padded(False) / 2
+
+
+def test_the_size_of_a_sample_is_known_before_it_is_read(bccd):
+    settings = Augmentation(scales=[96, 112], crop_scales=[120], crop_min=60, crop_max=100, color_jitter=0.2)
+    data = training_set(bccd, settings)
+    for key in itertools.product(range(2), range(8)):
+        assert data.drawn_size(*key) == tuple(data[key][0].shape[-2:])
 
 
 def test_a_set_smaller_than_a_batch_is_repeated():

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from conditional_detr.images import read, rgb
+from conditional_detr.images.header import image_size
 from conditional_detr.images.pixels import resize
-from conditional_detr.images.read import image_size, read_image, read_resized
+from conditional_detr.images.read import read_image, read_resized
 from conditional_detr.images.sizes import output_size
 
 

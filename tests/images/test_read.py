@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torchvision.io import decode_image
 
-from conditional_detr.images.read import as_rgb_tensor, image_list, read_image
+from conditional_detr.images.arrays import image_list
+from conditional_detr.images.read import as_rgb_tensor, read_image
 
 
 def photo(height: int = 24, width: int = 32) -> Image.Image:

@@ -13,6 +13,9 @@ from conditional_detr.serve.app import make_app
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
+# A camera that shows a test picture, which pages may use without asking.
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+
 
 def test_the_page_loads_nothing_from_elsewhere(detector):
     with TestClient(make_app(detector, "demo")) as client:
@@ -29,7 +32,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("there is no Chromium")
     with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *CAMERA])
         yield launched
         launched.close()
 
@@ -65,6 +68,15 @@ def shown(page):
     drawn = int(page.get_attribute("#canvas", "data-shown"))
     assert page.locator("#found li").count() == drawn
     return drawn
+
+
+def until(page, condition):
+    """Wait for it; Playwright's own waiting evaluates text within the page, which its policy forbids."""
+    for _ in range(600):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never: {condition}")
 
 
 def choose(page, threshold):
@@ -160,3 +172,36 @@ def test_masks_are_drawn_where_they_are(mask_model_folder, open_page):
             })"""
         )
         assert areas == [int(d.mask.sum()) for d in found] and sum(areas) > 0
+
+
+@pytest.mark.slow
+def test_pictures_are_dropped_pasted_and_taken_with_the_camera(detector, open_page):
+    given = """([kind, bytes]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], `${kind}.jpg`, { type: kind === "text" ? "text/plain" : "image/jpeg" }));
+        const event = kind === "paste" ? new ClipboardEvent(kind, { clipboardData: data, bubbles: true, cancelable: true })
+            : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
+        document.body.dispatchEvent(event);
+        return event.defaultPrevented;
+    }"""
+    with served(make_app(detector, "demo")) as (port, _):
+        page, wrong = open_page(port)
+        assert page.evaluate(given, ["text", [1, 2]]) and "no picture" in page.inner_text("#status")
+        for number, kind in enumerate(("drop", "paste"), 1):
+            data = picture(90, 60 + number)
+            page.evaluate(given, [kind, list(data)])
+            until(page, f"pictures.length === {number} && !!pictures.at(-1).detections")
+            page.wait_for_selector("#stage[aria-busy=false]")
+            choose(page, 0.05)
+            assert shown(page) == len(detector(data, 0.05)) and page.evaluate("current.name") == f"{kind}.jpg"
+        page.click("#camera")
+        page.wait_for_selector("#live", state="visible")
+        page.click("#take")
+        until(page, "pictures.length === 3 && !!pictures[2].detections")
+        page.wait_for_selector("#stage[aria-busy=false]")
+        taken = page.evaluate("[current.name, current.width, current.height, part('video').videoWidth]")
+        assert taken[0] == "camera 3.jpg" and taken[1] == taken[3] > 0 and shown(page) > 0
+        track = page.evaluate_handle("stream.getTracks()[0]")
+        page.click("#leave")
+        assert page.locator("#live").is_hidden() and track.evaluate("track => track.readyState") == "ended"
+        assert wrong == []

@@ -89,11 +89,17 @@ def test_no_batch_of_a_run_is_larger_than_the_largest(tmp_path, crop, group_by_s
     (tmp_path / "all.json").write_text(json.dumps(content))
     data = read_coco(tmp_path / "all.json", tmp_path / "images")
     settings = Augmentation(scales=[24, 32], max_size=60, crop=crop, crop_scales=[30, 40], crop_min=16, crop_max=36)
+    real = TrainingSet(data, training_transform(settings), 0)
     batches = TrainingBatches(
-        data.sizes, batch_size=4, parts=2, own_parts=range(2), epochs=20, seed=0, group_by_shape=group_by_shape
+        len(data),
+        batch_size=4,
+        parts=2,
+        own_parts=range(2),
+        epochs=20,
+        seed=0,
+        drawn_size=real.drawn_size if group_by_shape else None,
     )
     largest = largest_batch(data, batches, settings)
-    real = TrainingSet(data, training_transform(settings), 0)
     made = [collate([real[key] for key in keys]) for keys in batches]
     height, width = largest.images.shape[-2:]
     areas = [batch.images.shape[-2] * batch.images.shape[-1] for batch in made]

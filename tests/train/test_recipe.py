@@ -146,9 +146,8 @@ def test_a_field_that_an_older_checkpoint_lacks_had_its_default():
 
 def test_a_step_of_more_images_than_there_are_is_refused():
     options = dict(parts=1, own_parts=range(1), epochs=1, seed=0)
-    sizes = np.full((70, 2), 32)
     with pytest.raises(ValueError, match="batch_size is 1000000, and there are 70 training images"):
-        TrainingBatches(sizes, batch_size=1_000_000, **options)
-    TrainingBatches(sizes, batch_size=70, **options)
-    (batch,) = TrainingBatches(sizes[:4], batch_size=16, **options)  # a few images may fill a batch several times
+        TrainingBatches(70, batch_size=1_000_000, **options)
+    TrainingBatches(70, batch_size=70, **options)
+    (batch,) = TrainingBatches(4, batch_size=16, **options)  # a few images may fill a batch several times
     assert [index for _, index in batch].count(0) == 4

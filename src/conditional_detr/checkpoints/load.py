@@ -96,6 +96,13 @@ def load_weights(
     if new_head:
         logger.warning("%s is a detector: its mask head is new, to be trained", source)
     module.load_state_dict(kept, assign=True)
+    if unsaved := [name for name, buffer in module.named_buffers() if buffer.is_meta]:
+        computed = dict(
+            build().named_buffers()
+        )  # tables that some of timm's networks (Swin) compute when they are built
+        for name in unsaved:
+            owner, _, own_name = name.rpartition(".")
+            setattr(module.get_submodule(owner), own_name, computed[name])
 
 
 def in_memory(tensors: dict[str, Tensor], table: NameTable, part: Part) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .options import (
     add_cluster,
     add_device,
+    add_engine,
     add_image_size,
     add_model,
     add_panoptic_threshold,
@@ -68,6 +69,7 @@ def _parser() -> CommandParser:
     add_workers(parser)
     add_cluster(parser)
     add_speed(parser)
+    add_engine(parser)
     add_threads(parser)
     add_image_size(parser)
     add_tile(parser)
@@ -115,7 +117,7 @@ def _evaluate(values: dict[str, Any]) -> None:
             dataset,
             predictions=Path(values["predictions"]) if values["predictions"] else None,
             batch_size=values["batch_size"],
-            workers=worker_count(values["workers"], detector.model.device),
+            workers=worker_count(values["workers"], detector.model.device.type),
             skip_bad=skip_bad,
             panoptic_threshold=values["panoptic_threshold"],
             progress=advance,

@@ -31,7 +31,12 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--output", type=str, required=True, help="an .onnx file, a folder for openvino, a .pt2 file for torch"
     )
-    parser.add_argument("--dtype", type=str, default="float32", help="float32 or float16, of weights and computation")
+    parser.add_argument(
+        "--dtype",
+        type=str,
+        default="float32",
+        help="float32 or float16, of weights and computation; int8: of backbone and MLPs, calibrated on --data",
+    )
     parser.add_argument(
         "--mask", type=bool, default=False, help="an input pixel_mask, for batches of pictures of several sizes"
     )
@@ -61,6 +66,8 @@ def _export(values: dict[str, Any]) -> None:
     values["top_k"] = values["top_k"] or None
     output = Path(values.pop("output"))
     data = read_split(folder, split, "detection", False, shares) if folder else None
+    if data is not None and values["dtype"] == "int8":
+        values["calibration"] = _training_pictures(folder, split, shares)
     made = export(values.pop("model"), output, data=data, progress=print, **values)
     largest = ", ".join(f"{name} {value:.1e}" for name, value in made.largest.items())
     print(f"largest differences in {len(made.cases)} cases, {made.detections} detections: {largest}")
@@ -68,3 +75,16 @@ def _export(values: dict[str, Any]) -> None:
         before, after = (made.figures[when].get("AP", -1.0) for when in ("before", "after"))
         print(f"AP {before:.4f} before, {after:.4f} after")
     print(f"{printable(output)}, by {made.engine}; what was compared is in {printable(certificate_name(output))}")
+
+
+def _training_pictures(folder: str, split: str, shares: str) -> list[Path]:
+    """Pictures of the training split, so that what is scored has not been calibrated on; none where there is no other."""
+    from ..data.splits import read_split
+
+    if split == "train":
+        return []
+    try:
+        training = read_split(folder, "train", "detection", True, shares)
+    except (OSError, ValueError):
+        return []
+    return [training.image_path(i) for i in range(len(training))]

@@ -9,6 +9,9 @@ from ..data.shares import SHARES
 from .parser import CommandParser
 from .usage import UsageError
 
+# PyTorch's names, which say the same without loading it; see `precision.PRECISIONS`.
+DTYPES = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
+
 
 def values_of(parser: CommandParser, arguments: list[str], output_is_file: bool = False) -> dict[str, Any]:
     """The values of a command line, those of shared options in their ranges.
@@ -155,6 +158,16 @@ def add_speed(parser: CommandParser) -> None:
     )
 
 
+def add_engine(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--engine",
+        type=str,
+        default="",
+        help="openvino or onnxruntime, to compute on the CPU in place of PyTorch; handing the model over takes half a minute, "
+        "which cdetr export does once",
+    )
+
+
 def add_image_size(parser: CommandParser) -> None:
     parser.add_argument(
         "--image_size", type=int, default=0, help="short side in pixels that images are given; 0: the model's own"
@@ -175,9 +188,8 @@ def image_size_of(values: dict[str, Any]) -> dict[str, Any]:
 
 def speed_of(values: dict[str, Any]) -> dict[str, Any]:
     """Take what `add_speed` added out of `values`, as arguments of `Detector.from_pretrained`."""
-    from ..precision import PRECISIONS
-
     precision = values.pop("precision")
-    if precision not in PRECISIONS:
-        raise UsageError(f"--precision is {precision!r}; it is {', '.join(PRECISIONS)}")
-    return {"dtype": PRECISIONS[precision], "compile": values.pop("compile")}
+    if precision not in DTYPES:
+        raise UsageError(f"--precision is {precision!r}; it is {', '.join(DTYPES)}")
+    engine = values.pop("engine", "")
+    return {"dtype": DTYPES[precision], "compile": values.pop("compile"), **({"engine": engine} if engine else {})}

@@ -11,6 +11,7 @@ from ..messages import printable
 from .options import (
     add_cluster,
     add_device,
+    add_engine,
     add_image_size,
     add_model,
     add_panoptic_threshold,
@@ -38,7 +39,7 @@ def run(arguments: list[str]) -> None:
     if values["cluster"]:
         _predict_on_cluster(values)
         return
-    use_threads(values.pop("threads"))
+    use_threads(values.pop("threads"), pytorch=not _is_exported(values["model"]))
     if video["video"]:
         _predict_video(values, video)
     else:
@@ -75,6 +76,7 @@ def _parser() -> CommandParser:
     )
     add_device(parser)
     add_speed(parser)
+    add_engine(parser)
     add_threads(parser)
     add_image_size(parser)
     add_tile(parser)
@@ -200,11 +202,9 @@ def _predict_video(values: dict[str, Any], video: dict[str, Any]) -> None:
 
 def _predict(values: dict[str, Any]) -> None:
     """Load, find, write and say how many."""
-    from ..evaluate.pictures import truth_of
     from ..images.find import find_images
     from ..predict.detector import Detector
     from ..predict.write import predictions
-    from ..workers import worker_count
 
     for name in ("cluster", "actors", "part_size"):
         del values[name]
@@ -212,11 +212,11 @@ def _predict(values: dict[str, Any]) -> None:
     values["forms"] = [form for form in values.pop("write") if form != "jsonl"]
     values |= tile_of(values)
     images = find_images(values.pop("images"))
-    values["truth"] = truth_of(values["truth"], images) if values["truth"] else None
+    values["truth"] = _truth(values["truth"], images)
     speed, size = speed_of(values), image_size_of(values)
     detector = Detector.from_pretrained(values.pop("model"), device=values.pop("device") or None, **speed, **size)
     output = Path(values.pop("output"))
-    values["workers"] = worker_count(values["workers"], detector.model.device)
+    values["workers"] = _workers(values["workers"], detector.model.device.type)
     with progress("predicting", len(images), True) as advance:
         found, bad, first = 0, 0, ""
         done = 0
@@ -233,3 +233,28 @@ def _predict(values: dict[str, Any]) -> None:
     print(f"detections in {len(images) - bad} images: {found}, in {printable(output / 'predictions.jsonl')}{pictures}")
     if bad:
         print(f"{bad} images could not be used; first: {first}")
+
+
+# PyTorch takes seconds to load, and prediction with an exported detector needs none of it.
+
+
+def _is_exported(model: str) -> bool:
+    from ..engines.files import exported_file
+
+    return exported_file(model) is not None
+
+
+def _truth(data: str, images: list[Path]) -> Any:
+    if not data:
+        return None
+    from ..evaluate.pictures import truth_of
+
+    return truth_of(data, images)
+
+
+def _workers(asked: int, device: str) -> int:
+    if asked <= 0 and device == "cpu":
+        return 0
+    from ..workers import worker_count
+
+    return worker_count(asked, device)

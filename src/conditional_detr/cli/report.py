@@ -117,7 +117,7 @@ def _report(values: dict[str, Any]) -> None:
                 resamples=values["resamples"],
                 progress=advance,
                 batch_size=values["batch_size"],
-                workers=worker_count(values["workers"], detector.model.device),
+                workers=worker_count(values["workers"], detector.model.device.type),
                 skip_bad=skip_bad,
                 panoptic_threshold=values["panoptic_threshold"],
             )

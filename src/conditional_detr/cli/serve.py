@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ..messages import printable
-from .options import add_device, add_image_size, add_model, add_speed, add_threads, image_size_of, speed_of, values_of
+from .options import (
+    add_device,
+    add_engine,
+    add_image_size,
+    add_model,
+    add_speed,
+    add_threads,
+    image_size_of,
+    speed_of,
+    values_of,
+)
 from .parser import CommandParser
 from .threads import use_threads
 from .usage import UsageError
@@ -48,6 +58,7 @@ def _parser() -> CommandParser:
     parser.add_argument("--timeout", type=float, default=60, help="seconds for a request to arrive, and for its answer")
     add_device(parser)
     add_speed(parser)
+    add_engine(parser)
     add_threads(parser)
     add_image_size(parser)
     return parser

@@ -73,12 +73,22 @@ def _threads(number: int) -> str:
     return f"{number} thread{'s' if number > 1 else ''}"
 
 
-def use_threads(asked: int) -> None:
-    """Load PyTorch, and let it compute with as many threads as are asked for (0: see `choose_threads`)."""
-    before = moment()
-    import torch
+def use_threads(asked: int, pytorch: bool = True) -> None:
+    """Load PyTorch, and let it compute with as many threads as are asked for (0: see `choose_threads`).
 
-    number, line = choose_threads(asked, torch.get_num_threads(), before)
-    torch.set_num_threads(number)
+    Args:
+        pytorch: else it is not loaded, and the engines that run exported models are told.
+    """
+    before = moment()
+    if pytorch:
+        import torch
+
+        number, line = choose_threads(asked, torch.get_num_threads(), before)
+        torch.set_num_threads(number)
+    else:
+        from ..engines.engine import threads
+
+        number, line = choose_threads(asked, threads(), before)
+        os.environ["OMP_NUM_THREADS"] = str(number)
     if os.environ.get("RANK", "0") == "0":
         print(line)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import docstring_parser
 
 from ..data.augmentation import Augmentation
+from ..remote import is_remote
 from ..train.recipe import GROUPS, Recipe, field_types, find_recipe, option_names, read_recipe
 from .options import values_of
 from .parser import CommandParser, given_value
@@ -27,6 +29,8 @@ def run(arguments: list[str]) -> None:
     except ValueError as error:
         raise UsageError(_from_file(str(error), files)) from None
 
+    if "WORLD_SIZE" in os.environ:  # with a stack of fifty lines PyTorch warns of what train/watch.py says in one
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     use_threads(recipe.threads)
     from ..train.loop import train
 
@@ -77,7 +81,7 @@ def _take_recipe_files(arguments: list[str]) -> tuple[list[str], list[Path]]:
         else:
             raise UsageError("--config needs a value (cdetr recipes lists those that are shipped)")
     if not names and given_value(others, "--resume") == "auto":
-        own = Path(given_value(others, "--output")) / "recipe.yaml"
+        own = _own_recipe(given_value(others, "--output"))
         if given_value(others, "--output") and not own.is_file() and not given_value(others, "--data"):
             raise UsageError(
                 f"{own.parent} holds no run to continue (there is no {own}); give --config and --data for a new one"
@@ -87,6 +91,15 @@ def _take_recipe_files(arguments: list[str]) -> tuple[list[str], list[Path]]:
         return others, [find_recipe(name) for name in names]
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def _own_recipe(output: str) -> Path:
+    """Where the recipe of a run in this place is, if there is one."""
+    if not is_remote(output):
+        return Path(output) / "recipe.yaml"
+    from ..train.mirror import recipe_of
+
+    return recipe_of(output)
 
 
 def _recipe_values(files: list[Path]) -> dict[str, Any]:

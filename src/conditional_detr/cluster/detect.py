@@ -9,16 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow
 import torch
 
 from .. import __version__
 from ..config import Task
-from ..predict.batches import canvas_of
+from ..predict.batches import PreparedBatch, canvas_of
 from ..predict.image_files import detections_row, error_row
 from ..predict.memory import free_memory, too_large
 from ..predict.row_file import json_line
-from ..predict.run import PreparedBatch, run_batches
+from ..predict.run import run_batches
 from ..results.image_results import ImageResults
 from ..results.named import named_detections, named_map
 from ..results.panoptic_files import panoptic_png_bytes
@@ -134,5 +135,5 @@ class BatchDetector:
 
 def _for_scores(found: ImageResults) -> bytes:
     """Without what evaluation does not look at."""
-    nothing = torch.empty(0)
+    nothing = np.empty(0)
     return pickle.dumps(dataclasses.replace(found, logits=nothing, pred_boxes=nothing))

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow
 import torch
 
+from ..images.header import image_size
 from ..images.open_file import ImageFile
 from ..images.prepare import Preprocessing
-from ..images.read import image_size
 from ..messages import printable
 from ..predict.batches import batches_of_canvases, canvas_of
 from .listing import names_in

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..images.read import image_sizes
+from ..images.header import image_sizes
 from .dataset import DetectionDataset
 
 MOST_OUTSIDE = (

@@ -35,8 +35,8 @@ class DetectionDataset(Shared):
     image_folder: Path
     category_ids: list[int]
     category_names: list[str]
-    image_ids: list[Id]  # whole numbers of any size, or strings
-    file_names: list[str]
+    image_ids: Sequence[Id]  # whole numbers of any size, or strings
+    file_names: Sequence[str]
     sizes: np.ndarray  # (N, 2) int64, height and width as the JSON gives them
     first: np.ndarray  # (N + 1,) int64: annotations of image i are first[i]:first[i + 1]
     boxes: np.ndarray  # (A, 4) float32, xyxy in pixels, inside the image
@@ -101,8 +101,11 @@ class DetectionDataset(Shared):
     def fingerprint(self) -> int:
         """A number that changes when images, boxes or classes do, but not when the folder moves."""
         names = repr((self.image_ids, self.file_names, self.category_ids, self.category_names)).encode()
-        masks = b"" if self.masks is None else self.masks.tobytes()
-        return zlib.crc32(names + self.boxes.tobytes() + self.classes.tobytes() + self.crowds.tobytes() + masks)
+        crc = zlib.crc32(names)
+        masks = [] if self.masks is None else [self.masks.content]
+        for array in (self.boxes, self.classes, self.crowds, *masks):  # no copies: they may be hundreds of megabytes
+            crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+        return crc
 
     def summary(self, num_queries: int | None = None) -> list[str]:
         """What a user should know before training on this: one line each."""

@@ -81,8 +81,10 @@ class InstanceMasks(Shared):
             first=np.concatenate(([0], np.cumsum([len(part) for part in parts], dtype=np.int64))),
         )
 
-    def tobytes(self) -> bytes:
-        return self.run_length_bytes.tobytes()
+    @property
+    def content(self) -> np.ndarray:
+        """What a fingerprint is made of."""
+        return self.run_length_bytes
 
 
 @dataclass
@@ -91,7 +93,7 @@ class PanopticMasks(Shared):
 
     sizes: np.ndarray  # (N, 2) int64, height and width of the images
     folder: Path
-    file_names: list[str]  # N
+    file_names: Sequence[str]  # N
     first: np.ndarray  # (N + 1,) int64: segments of image i are first[i]:first[i + 1]
     segment_ids: np.ndarray  # (A,) int64, as the JSON and the PNG's colours have them; unique in an image only
 
@@ -141,8 +143,10 @@ class PanopticMasks(Shared):
             segment_ids=self.segment_ids[annotations],
         )
 
-    def tobytes(self) -> bytes:
-        return self.segment_ids.tobytes()
+    @property
+    def content(self) -> np.ndarray:
+        """What a fingerprint is made of."""
+        return self.segment_ids
 
 
 def read_segment_map(path: Path, ids: Sequence[int] | np.ndarray, height: int, width: int) -> Tensor:

@@ -22,7 +22,7 @@ from ..images.pixels import resize
 from ..images.prepare import to_canvas
 from ..images.read import read_image
 from .dataset import DetectionDataset
-from .transforms import augment, augment_masks
+from .transforms import augment, augment_masks, augmented_size
 
 
 @dataclass
@@ -119,6 +119,11 @@ class TrainingSet(Dataset):
                 label = {name: values[seen] for name, values in label.items()}
         label["image_id"] = dataset.image_ids[index]
         return image, label, mismatched
+
+    def drawn_size(self, epoch: int, index: int) -> tuple[int, int]:
+        """Height and width of the sample, without reading it: exact to a pixel or two, where a JPEG is decoded smaller."""
+        height, width = self.dataset.sizes[index].tolist()
+        return augmented_size(self.transform, (height, width), seed_of(self.seed, epoch, index))
 
 
 def collate(samples: list[tuple[Tensor, dict[str, Any], bool] | str]) -> Batch:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..config import Task
 from .check import check_dataset
 from .dataset import DetectionDataset
+from .fetch import local_folder
 from .formats.coco import COCO
 from .formats.coco_panoptic import COCO_PANOPTIC
 from .formats.cvat import CVAT
@@ -38,14 +39,14 @@ def find_data(folder: str | Path, task: Task = "detection") -> tuple[Format, Fou
     """Recognise what lies in a folder; None where it is nothing that is known.
 
     Args:
-        folder: or a file that stands for it, such as data.yaml.
+        folder: or a file that stands for it, such as data.yaml; or an address, which is fetched.
 
     Raises:
         FileNotFoundError: it is missing or empty.
         NotADirectoryError: it is a file of no format.
         ValueError: two formats lie there, or one that has nothing for this task.
     """
-    root = Path(folder)
+    root = local_folder(folder)
     if not root.exists():
         raise FileNotFoundError(f"data folder {root} does not exist")
     if root.is_dir() and not any(root.iterdir()):
@@ -82,7 +83,7 @@ def find_split(folder: str | Path, split: str, task: Task = "detection") -> tupl
     known = find_data(folder, task)
     if known is not None and (files := known[1].files(split)) is not None:
         return files
-    raise _no_split(Path(folder), split, task)
+    raise _no_split(local_folder(folder), split, task)
 
 
 def _no_split(root: Path, split: str, task: Task) -> FileNotFoundError:
@@ -129,13 +130,13 @@ def read_splits(
     """As `read_split`, of several: what they are made of is read once."""
     known = find_data(folder, task)
     if known is None:
-        raise _no_split(Path(folder), splits[0], task)
+        raise _no_split(local_folder(folder), splits[0], task)
     sources: dict[str, DetectionDataset] = {}
     datasets = []
     for split in splits:
         source, parts = _source(known[1], split, shares_of(shares) if shares else [])
         if source is None:
-            raise _no_split(Path(folder), split, task)
+            raise _no_split(local_folder(folder), split, task)
         if source not in sources:
             sources[source] = _checked(known[1].read(source, task, skip_bad))
         datasets.append(part_of(sources[source], split, parts, source) if parts else sources[source])
@@ -150,7 +151,7 @@ def has_split(folder: str | Path, split: str, task: Task = "detection", shares: 
     """
     known = find_data(folder, task)
     if known is None:
-        raise _no_split(Path(folder), split, task)
+        raise _no_split(local_folder(folder), split, task)
     source, parts = _source(known[1], split, shares_of(shares))
     return source is not None and (not parts or dict(zip(SPLITS, parts, strict=False)).get(split, 0) > 0)
 
@@ -163,7 +164,7 @@ def read_all(folder: str | Path, task: Task = "detection", skip_bad: bool = Fals
     """
     known = find_data(folder, task)
     if known is None:
-        raise _no_split(Path(folder), "train", task)
+        raise _no_split(local_folder(folder), "train", task)
     return [_checked(known[1].read(split, task, skip_bad)) for split in known[1].splits or ("",)]
 
 

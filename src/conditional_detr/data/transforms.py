@@ -112,6 +112,13 @@ def augment_masks(transform: v2.Transform, masks: Tensor, seed: int) -> Tensor:
         return transform(tv_tensors.Mask(masks)).as_subclass(Tensor)
 
 
+def augmented_size(transform: v2.Transform, size: tuple[int, int], seed: int) -> tuple[int, int]:
+    """Height and width to which `augment` brings an image of this size."""
+    with _seeded(seed):
+        nothing = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+        return transform(nothing).canvas_size
+
+
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     generator = torch.default_generator

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Protocol
 
 import numpy as np
+import psutil
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -35,6 +38,15 @@ class Engine(Protocol):
             RuntimeError: the engine failed; one line says why.
         """
         ...
+
+
+def threads() -> int:
+    """How many threads compute: as many as PyTorch takes where it is loaded; else as OMP_NUM_THREADS says, or one for each core."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return int(torch.get_num_threads())
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(said) if said.isdecimal() and int(said) else psutil.cpu_count(logical=False) or os.cpu_count() or 1
 
 
 def installed(module: str, extra: str) -> ModuleType:

@@ -1,24 +1,45 @@
-"""An exported model in the place of a model: canvases in, predictions out."""
+"""An exported model in the place of a model: canvases in, predictions out. Nothing here needs PyTorch but what takes its tensors."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from ..config import DetectionConfig, Task
 from ..images.prepare import Preprocessing
-from ..models.detector import ObjectDetectionModel
-from ..models.outputs import DetectionOutput, SegmentationOutput
-from ..models.segmenter import SegmentationModel
 from .engine import Engine
 from .files import open_engine
 from .manifest import Manifest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.detector import ObjectDetectionModel
+    from ..models.outputs import DetectionOutput
+    from ..models.segmenter import SegmentationModel
+
+
+class Cpu(NamedTuple):
+    """Where an exported model is computed; stands for PyTorch's device of this name."""
+
+    type: str = "cpu"
+
+    def __str__(self) -> str:
+        return self.type
+
+
+class NumberType(NamedTuple):
+    """What an exported model computes in; stands for PyTorch's type of this name."""
+
+    name: str
+    itemsize: int = 4  # of the features that it holds
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class ExportedModel:
@@ -30,18 +51,18 @@ class ExportedModel:
         task: "detection", or what its masks are for.
     """
 
-    device = torch.device("cpu")
+    device = Cpu()
     canvas_step = 1  # see `models.detection_model.DetectionBase`, here and below
     recorded_shapes: set[tuple[Any, ...]] | None = None
     is_compiled = False
     training = False
 
-    def __init__(self, engine: Engine, manifest: Manifest, dtype: torch.dtype = torch.float32) -> None:
-        self.engine, self.manifest, self.dtype = engine, manifest, dtype
+    def __init__(self, engine: Engine, manifest: Manifest, dtype: str = "float32") -> None:
+        self.engine, self.manifest, self.dtype = engine, manifest, NumberType(dtype)
         self.task: Task = manifest.task
 
     @classmethod
-    def open(cls, path: Path, dtype: torch.dtype = torch.float32) -> ExportedModel:
+    def open(cls, path: Path, dtype: str = "float32") -> ExportedModel:
         """Load an exported file; see `files.exported_file`.
 
         Raises:
@@ -68,6 +89,21 @@ class ExportedModel:
             raise ValueError(f"a model of {self.engine.name} cannot be trained: train the one it was exported from")
         return self
 
+    def predicted(self, images: Sequence[np.ndarray], preprocessing: Preprocessing) -> dict[str, np.ndarray]:
+        """What the file gives for images of a batch, its outputs by name.
+
+        Args:
+            images: uint8 (3, H, W) each, resized; arrays, or tensors on the CPU. Of several sizes each is computed alone.
+        """
+        arrays = [np.asarray(image) for image in images]
+        if len({array.shape for array in arrays}) > 1:
+            alone = [self.predicted([array], preprocessing) for array in arrays]
+            return {name: np.concatenate([one[name] for one in alone]) for name in ("logits", "pred_boxes")}
+        pixels = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+        if "images" not in self.engine.inputs:
+            pixels = preprocessing.normalize_array(pixels)
+        return self.engine(input_arrays(self.engine.inputs, pixels))
+
     def prepared(self, canvas: Tensor, preprocessing: Preprocessing) -> Tensor:
         """Canvases uint8 (B, 3, H, W) as the file takes them: as they are where it normalises by itself."""
         return canvas if "images" in self.engine.inputs else preprocessing.normalize(canvas)
@@ -79,7 +115,7 @@ class ExportedModel:
         mask_score_threshold: float | None = None,
         mask_limit: int | None = None,
     ) -> DetectionOutput:
-        """Predict.
+        """Predict, tensors in and out.
 
         Args:
             pixels: (B, 3, H, W), from `prepared`.
@@ -90,6 +126,10 @@ class ExportedModel:
         return self._predict(pixels, pixel_mask, with_masks=self.task != "detection")
 
     def _predict(self, pixels: Tensor, pixel_mask: Tensor | None = None, with_masks: bool = False) -> DetectionOutput:
+        import torch
+
+        from ..models.outputs import DetectionOutput, SegmentationOutput
+
         sizes = None if pixel_mask is None else torch.stack([pixel_mask.any(2).sum(1), pixel_mask.any(1).sum(1)], 1)
         if sizes is None or "pixel_mask" in self.engine.inputs:
             found = self._run(pixels, pixel_mask)
@@ -106,25 +146,42 @@ class ExportedModel:
 
     def _run(self, pixels: Tensor, pixel_mask: Tensor | None) -> dict[str, Tensor]:
         """One call of the engine, with all inputs that the file has."""
-        batch, _, height, width = pixels.shape
-        arrays: dict[str, np.ndarray] = {}
-        for name in self.engine.inputs:
-            if name == "pixel_mask":
-                whole = np.ones((batch, height, width), np.bool_)
-                arrays[name] = whole if pixel_mask is None else pixel_mask.numpy()
-            elif name == "target_sizes":
-                arrays[name] = np.array([[height, width]] * batch, np.int64)
-            else:
-                arrays[name] = pixels.contiguous().numpy()
-        return {name: torch.from_numpy(np.array(value)) for name, value in self.engine(arrays).items()}
+        import torch
+
+        mask = None if pixel_mask is None else pixel_mask.numpy()
+        values = self.engine(input_arrays(self.engine.inputs, pixels.numpy(), mask))
+        return {name: torch.from_numpy(np.array(value)) for name, value in values.items()}
 
 
-# What predicts: a family's model, or one of these.
-AnyModel = ObjectDetectionModel | SegmentationModel | ExportedModel
+if TYPE_CHECKING:  # what predicts: a family's model, or one of these
+    AnyModel = ObjectDetectionModel | SegmentationModel | ExportedModel
+
+
+def input_arrays(names: Sequence[str], pixels: np.ndarray, mask: np.ndarray | None = None) -> Mapping[str, np.ndarray]:
+    """All inputs of an exported file.
+
+    Args:
+        names: of its inputs.
+        pixels: (B, 3, H, W), uint8 where the file normalises, else normalised.
+        mask: (B, H, W) bool, True where a pixel belongs to the image; None if all do.
+    """
+    batch, _, height, width = pixels.shape
+    arrays: dict[str, np.ndarray] = {}
+    for name in names:
+        if name == "pixel_mask":
+            arrays[name] = np.ones((batch, height, width), np.bool_) if mask is None else mask
+        elif name == "target_sizes":
+            arrays[name] = np.array([[height, width]] * batch, np.int64)
+        else:
+            arrays[name] = np.ascontiguousarray(pixels)
+    return arrays
 
 
 def _joined(values: list[Tensor]) -> Tensor:
     """Values of one image each as those of a batch; masks, whose sizes differ, in the corner of the largest."""
+    import torch
+    from torch.nn import functional
+
     if values[0].dim() < 4:
         return torch.cat(values)
     height, width = (max(value.shape[axis] for value in values) for axis in (2, 3))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from .engine import Engine
 from .onnx_runtime import OnnxRuntimeEngine
 from .openvino import OpenVinoEngine
-from .program import ProgramEngine
 
 ONNX, OPENVINO, TORCH = ".onnx", ".xml", ".pt2"  # how the files' names end
 
@@ -36,12 +33,12 @@ def exported_file(name: str | Path) -> Path | None:
     return None
 
 
-def open_engine(path: Path, dtype: torch.dtype = torch.float32) -> Engine:
+def open_engine(path: Path, dtype: str = "float32") -> Engine:
     """Load an exported file, with as many threads as PyTorch would take.
 
     Args:
         path: see `exported_file`; or a .pt2 file that is known to be harmless, as the one that was just written is.
-        dtype: float32; bfloat16 with OpenVINO, which then computes in it.
+        dtype: "float32"; "bfloat16" with OpenVINO, which then computes in it.
 
     Raises:
         OSError: no such file.
@@ -49,13 +46,15 @@ def open_engine(path: Path, dtype: torch.dtype = torch.float32) -> Engine:
     """
     if not path.is_file():
         raise OSError(f"{path} does not exist: an exported model is an .onnx file, or a folder of OpenVINO's")
-    if dtype != torch.float32 and not (path.suffix == OPENVINO and dtype == torch.bfloat16):
+    if dtype != "float32" and not (path.suffix == OPENVINO and dtype == "bfloat16"):
         raise ValueError(
-            f"{path} computes in the type that it was exported with, not in {str(dtype).removeprefix('torch.')}: leave the "
+            f"{path} computes in the type that it was exported with, not in {dtype}: leave the "
             "precision at fp32 (files of OpenVINO take bf16, too)"
         )
     if path.suffix == ONNX:
         return OnnxRuntimeEngine(path)
     if path.suffix == OPENVINO:
         return OpenVinoEngine(path, dtype)
+    from .program import ProgramEngine  # which needs PyTorch
+
     return ProgramEngine(path)

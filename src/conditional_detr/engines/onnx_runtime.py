@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..messages import one_line
-from .engine import Arrays, installed
+from .engine import Arrays, installed, threads
 
 
 class OnnxRuntimeEngine:
@@ -19,7 +18,7 @@ class OnnxRuntimeEngine:
         runtime = installed("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors alone: what it warns of is said in its errors again
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = threads()
         # Between two pictures there is other work for the cores than waiting for the next.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..messages import shown
-from .engine import Arrays, installed
+from .engine import Arrays, installed, threads
 
 ENTRY = "conditional_detr"  # under which the metadata stands in the model's rt_info
 
@@ -18,15 +17,15 @@ class OpenVinoEngine:
     """See `Engine`. Sizes are dynamic: one compiled model serves all.
 
     Args:
-        dtype: what it computes in. OpenVINO would take bfloat16 by itself where the processor has units for it.
+        dtype: what it computes in, "float32" or "bfloat16". OpenVINO would take bfloat16 by itself where the processor has units for it.
     """
 
-    def __init__(self, path: Path, dtype: torch.dtype) -> None:
+    def __init__(self, path: Path, dtype: str) -> None:
         openvino = installed("openvino", "openvino")
         core = openvino.Core()
         settings = {
-            "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bfloat16" else "f32",
+            "INFERENCE_NUM_THREADS": threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
         try:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from ..config import Task
 from ..data.dataset import DetectionDataset
 from ..data.object_masks import PanopticMasks
-from ..engines.exported import AnyModel
 from ..processors.image_processor import DetectionImageProcessor
 from .coco_metrics import coco_metrics, panoptic_metrics
 from .pictures import draw_validation
 from .predictions import DatasetPredictions, predict_dataset, task_of_data, write_predictions
+
+if TYPE_CHECKING:
+    from ..engines.exported import AnyModel
 
 # The figure that says how good a model is.
 HEADLINE: dict[Task, str] = {"detection": "AP", "instance": "mask_AP", "panoptic": "PQ"}

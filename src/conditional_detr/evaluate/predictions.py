@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,6 @@ from ..config import Task
 from ..data.dataset import DetectionDataset, Id, classes_by_name, id_order
 from ..data.object_masks import PanopticMasks
 from ..data.sharing import Shared
-from ..engines.exported import AnyModel
 from ..files import write_json
 from ..predict.stream import Source
 from ..predict.tiled import detect_tiled
@@ -26,6 +25,9 @@ from ..results.image_results import ImageResults
 from ..results.panoptic_files import keep_classes, panoptic_png_bytes, panoptic_row, write_panoptic_png_bytes
 from ..stopping import Interrupted
 from .validation_loss import ValidationLoss, mean_losses
+
+if TYPE_CHECKING:
+    from ..engines.exported import AnyModel
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ def predict_dataset(
     if tile is not None and task == "panoptic":
         raise ValueError("panoptic maps are not made of tiles: leave out --tile, or score with --task instance")
     results = elsewhere(DatasetImages(dataset), task) if elsewhere is not None else detect_tiled(
-        model, processor, DatasetImages(dataset), tile, threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
+        model, processor, DatasetImages(dataset), tile=tile, threshold=0.0, batch_size=batch_size, workers=workers, skip_bad=skip_bad,
         share=_share(), precision=precision, task=task, panoptic_threshold=panoptic_threshold, progress=progress,
     )  # fmt: skip
     asked = 0
@@ -128,7 +130,7 @@ def predict_dataset(
                 bad.append(one)
                 continue
             if loss is not None:
-                loss.add(index, one.logits, one.pred_boxes)
+                loss.add(index, torch.from_numpy(one.logits), torch.from_numpy(one.pred_boxes))
             own.results += coco_rows(one, dataset.image_ids[index], category_of)
             if one.segmentation is not None:
                 ids, segments = keep_classes(one.segmentation, one.segments, category_of)
@@ -168,7 +170,7 @@ def coco_rows(found: ImageResults, image_id: Id, category_of: Mapping[int, int])
     Args:
         category_of: class -> the data set's category id.
     """
-    boxes = found.boxes.clone()
+    boxes = found.boxes.copy()
     boxes[:, 2:] -= boxes[:, :2]
     masks = [{}] * len(boxes) if found.masks is None else [{"segmentation": mask} for mask in found.masks]
     for label, box, score, mask in zip(

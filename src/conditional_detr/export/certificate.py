@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +18,18 @@ from torch.nn import functional
 
 from .. import __version__
 from ..engines.exported import ExportedModel
+from ..images.header import image_size
 from ..images.prepare import Preprocessing, to_canvas
-from ..images.read import image_size
 from ..messages import printable
 from ..models.detector import ObjectDetectionModel
 from ..models.segmenter import SegmentationModel
 from ..results.detections import detections_with_queries
 from ..results.image_results import MOST_DETECTIONS
 
-# The largest differences that pass. float16 has 11 bits: a score or a side may be off by some thousandths.
-BOUNDS = {torch.float32: 1e-4, torch.float16: 2e-2}
+# The largest differences that pass. float16 has 11 bits: a score or a side may be off by some thousandths. In eight bits single
+# detections may be off by any amount, what counts is how many are right.
+BOUNDS = {"float32": 1e-4, "float16": 2e-2, "int8": math.inf}
+LEAST_KEPT = 0.95  # of the model's AP on a data set
 # Batch, height and width at stride 32, odd ones among them; less where cells are smaller.
 SHAPES = ((1, 480, 640), (5, 97, 131), (2, 256, 192), (1, 333, 500), (3, 224, 161), (1, 800, 1066), (1, 65, 512))
 LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy")
@@ -94,6 +97,15 @@ class Certificate:
                     f"{height}×{width}: differences of {worst}{alone}; {self.bound:g} is allowed. Nothing was written"
                 )
 
+    def check_figures(self) -> None:
+        """Raises Refused where the file scores clearly worse than the model."""
+        before, after = (self.figures[when].get("AP", 0.0) for when in ("before", "after"))
+        if after < LEAST_KEPT * before:
+            raise Refused(
+                f"the {self.dtype} file finds less than the model: AP {after:.3f} in place of {before:.3f}; at least "
+                f"{LEAST_KEPT:.0%} of it must be kept. Nothing was written"
+            )
+
     def to_dict(self, file: Path) -> dict[str, Any]:
         """As JSON has it; `file` is the exported one, or its folder."""
         return {
@@ -103,7 +115,7 @@ class Certificate:
             "dtype": self.dtype,
             "engine": self.engine,
             "reference": "the PyTorch model, float32",
-            "bound": self.bound,
+            "bound": self.bound if math.isfinite(self.bound) else None,  # JSON has no infinity
             "largest_differences": self.largest,
             "detections_compared": self.detections,
             "cases": [
@@ -126,7 +138,7 @@ def compare(
     exported: ExportedModel,
     preprocessing: Preprocessing,
     pictures: Sequence[Path] = (),
-    bound: float = BOUNDS[torch.float32],
+    bound: float = BOUNDS["float32"],
 ) -> Iterator[Case]:
     """Let both compute the same, a case at a time.
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tvF
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from .arrays import IMAGENET_MEAN, IMAGENET_STD
 
 
 def resize(image: Tensor, size: tuple[int, int], resample: int = Image.Resampling.BILINEAR) -> Tensor:

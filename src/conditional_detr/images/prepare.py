@@ -6,15 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 from PIL import Image
-from torch import Tensor
 
+from .arrays import IMAGENET_MEAN, IMAGENET_STD, normalize_array, read_array, resize_array
 from .open_file import ImageFile
-from .pixels import IMAGENET_MEAN, IMAGENET_STD, normalize, pad, resize
-from .read import read_resized
 from .sizes import size_after_resize, size_dict
+
+# What makes tensors needs PyTorch, and imports it then.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -34,12 +37,26 @@ class Preprocessing:
     mean: float | Sequence[float] | None = IMAGENET_MEAN
     std: float | Sequence[float] | None = IMAGENET_STD
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """From the arguments of an image processor, all of them, as its file has them."""
+        normalized = values["do_normalize"]
+        return cls(
+            size=values["size"] if values["do_resize"] else None,
+            resample=values["resample"],
+            rescale_factor=values["rescale_factor"] if values["do_rescale"] else None,
+            mean=values["image_mean"] if normalized else None,
+            std=values["image_std"] if normalized else None,
+        )
+
     def size_of(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that a picture of this height and width is given."""
         return (height, width) if self.size is None else size_after_resize(height, width, self.size)
 
     def resize(self, image: Tensor) -> Tensor:
         """(3, H, W), uint8 or float -> (3, *size_of(H, W)) of the same type, contiguous."""
+        from .pixels import resize
+
         if self.size is None:
             return image.contiguous()
         return resize(image, self.size_of(image.shape[-2], image.shape[-1]), self.resample)
@@ -56,11 +73,27 @@ class Preprocessing:
         Raises:
             OSError: see `read.read_image`.
         """
+        from .read import read_resized
+
         return read_resized(file, self.size_of, self.resample, expected)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """(…, 3, H, W), uint8 or float -> float32, rescaled and normalised, on the same device; padding like any pixel."""
+        from .pixels import normalize
+
         return normalize(pixels, self.mean, self.std, self.rescale_factor)
+
+    def resize_array(self, image: np.ndarray) -> np.ndarray:
+        """`resize` without PyTorch, of uint8 (3, H, W)."""
+        return resize_array(image, self.size_of(*image.shape[1:]), self.resample)
+
+    def read_array(self, file: ImageFile, expected: tuple[int, int] | None = None) -> np.ndarray:
+        """`read` without PyTorch."""
+        return read_array(file, self.size_of, self.resample, expected)
+
+    def normalize_array(self, pixels: np.ndarray) -> np.ndarray:
+        """`normalize` without PyTorch."""
+        return normalize_array(pixels, self.mean, self.std, self.rescale_factor)
 
 
 def to_canvas(images: Sequence[Tensor], size: tuple[int, int] | None = None) -> tuple[Tensor, Tensor | None]:
@@ -77,6 +110,10 @@ def to_canvas(images: Sequence[Tensor], size: tuple[int, int] | None = None) -> 
     Raises:
         ValueError: no images, or one larger than the canvas.
     """
+    import torch
+
+    from .pixels import pad
+
     shapes = {tuple(image.shape[-2:]) for image in images}
     if len(shapes) == 1 and (size is None or shapes == {size}):
         return torch.stack(list(images)), None

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from .open_file import ImageFile, is_image_file, opened
-from .orientation import has_late_text, loaded_orientation, orientation_of, seen_as, turned, upright
+from .orientation import loaded_orientation, seen_as, turned, upright
 from .pixels import resize
 from .rgb import BAND, array_to_rgb, peak_of, pil_to_rgb
 
@@ -135,30 +135,7 @@ class LoadedPicture:
         if self._image.mode not in ("I", "F"):
             return None
         bands = (upright(self._image, self._orientation, *band) for band in self._bands())
-        return max(peak_of(torch.from_numpy(np.array(band))) for band in bands)
-
-
-def image_size(source: ImageFile) -> tuple[int, int]:
-    """Height and width of an image file as it is seen, from its header alone; the pixels may be damaged.
-
-    Raises:
-        OSError: see `read_image`.
-    """
-    return image_sizes(source)[0]
-
-
-def image_sizes(source: ImageFile) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Height and width of an image file as its EXIF orientation turns it, and as the file has them, from its header alone.
-
-    Raises:
-        OSError: see `read_image`.
-    """
-    with opened(source) as image:
-        stored = image.height, image.width
-        # Pillow would decode all of a PNG to see whether its EXIF block comes after the pixels.
-        if image.format == "PNG" and "exif" not in image.info and not has_late_text(image.fp):  # type: ignore[attr-defined]
-            return turned(stored, orientation_of(Image.Image.getexif(image))), stored
-        return turned(stored, loaded_orientation(image, load=False)), stored
+        return max(peak_of(np.array(band)) for band in bands)
 
 
 def as_rgb_tensor(image: Any, input_data_format: str | None = None, keep: Collection[int] = ()) -> Tensor:
@@ -189,15 +166,6 @@ def as_rgb_tensor(image: Any, input_data_format: str | None = None, keep: Collec
     raise TypeError(
         f"an image must be a path, a PIL image, an array, a tensor, an open file or the bytes of one, got {type(image).__name__}"
     )
-
-
-def image_list(images: Any) -> list[Any]:
-    """One image, a batch (an array or tensor of 4 dimensions), a list or a list of lists of images as a flat list."""
-    if isinstance(images, (list, tuple)):
-        return [image for item in images for image in image_list(item)]
-    if isinstance(images, (np.ndarray, Tensor)) and images.ndim == 4:
-        return list(images)
-    return [images]
 
 
 def _rows(

@@ -64,7 +64,7 @@ def compile_model(model: ObjectDetectionModel | SegmentationModel) -> bool:
     The first size has a graph of its own; a few more, whose sizes are variables, serve all others: on the CPU images as
     they are, the weights constants of the code; on a GPU recorded CUDA graphs, one for each canvas and size of batch, so
     canvases are rounded up to multiples of `GPU_CANVAS_STEP` pixels, batches that are not full are split into powers of
-    two, and further shapes than `predict.run.MOST_GRAPHS` are computed without. Where `use_onednn` took effect, a CPU gains nothing by it (measured
+    two, and further shapes than `predict.device.MOST_GRAPHS` are computed without. Where `use_onednn` took effect, a CPU gains nothing by it (measured
     on R50: 0.96 times as fast), since oneDNN's fused operators are what the compiler would choose too.
 
     Returns:

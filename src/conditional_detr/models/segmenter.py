@@ -194,7 +194,8 @@ class SegmentationModel(DetectionBase):
         """The masks of `chosen` (B, K), of all queries for None; `whole`: it has no padding. (B, K, h, w)"""
         shape = states.decoded.normed[-1].shape[:2] if chosen is None else chosen.shape
         if whole:
-            every = torch.arange(shape.numel(), device=states.projected.device)
+            # Not numel, which would make a constant of the batch where this is exported.
+            every = torch.arange(shape[0] * shape[1], device=states.projected.device)
             return self._draw(states, chosen, every // max(shape[1], 1), every % max(shape[1], 1)).unflatten(0, shape)
         assert chosen is not None
         image, place = (chosen >= 0).nonzero(as_tuple=True)

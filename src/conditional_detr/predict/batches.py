@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from ..images.prepare import Preprocessing
 
 # Pixels of a batch on a CPU: above, feature maps leave the caches (measured on R50 at 800×1066: an image takes 20 % longer
 # in a batch of 8 than alone).
 CPU_BATCH = 1_000_000
+
+
+class Device(Protocol):
+    """PyTorch's, or the CPU on which exported models are computed."""
+
+    @property
+    def type(self) -> str: ...
+
+
+@dataclass
+class PreparedBatch:
+    """Images of one canvas, or little less, as `Preprocessing` resizes them."""
+
+    images: list[Any]  # (3, h, w) uint8 each, tensors, or arrays for exported models, which take either
+    sizes: list[tuple[int, int]]  # (height, width) in which the results of each are given
+    indices: list[int]  # of the images among those that were asked for
+    unreadable: list[tuple[int, str]] = field(default_factory=list)  # other images, and what is wrong with them
 
 
 def canvas_of(size: tuple[int, int], preprocessing: Preprocessing, step: int = 1) -> tuple[int, int]:
@@ -27,7 +45,7 @@ def rounded_up(size: tuple[int, int], step: int) -> tuple[int, int]:
 def batches_of_canvases(
     canvases: Sequence[tuple[int, int]],
     batch_size: int,
-    device: torch.device,
+    device: Device,
     few_sizes: bool = False,
     window: int | None = None,
 ) -> list[list[int]]:

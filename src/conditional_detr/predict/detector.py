@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.hub import HUB_OPTIONS
-from ..checkpoints.load import named_dtype
 from ..config import Task
-from ..engines.exported import AnyModel, ExportedModel
+from ..engines.exported import ExportedModel
 from ..engines.files import exported_file
-from ..families import config_class_of
+from ..images.arrays import as_rgb_array, image_list, is_array
+from ..images.header import image_size
 from ..images.open_file import is_image_file, opened
 from ..images.prepare import Preprocessing
-from ..images.read import LoadedPicture, as_rgb_tensor, image_list, image_size
 from ..images.sizes import size_dict
-from ..models.deploy import check_dtype, compile_model, prepare_for_inference
-from ..models.detector import ObjectDetectionModel
-from ..models.family import family_of
-from ..models.segmenter import SegmentationModel
-from ..processors.auto_processor import image_processor_of
-from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import MOST_DETECTIONS, ImageResults
 from ..results.named import Detection, PanopticMap, named_detections, named_map
-from .attention import Explanation, explain_image
-from .batches import batches_of_canvases, canvas_of
+from .batches import Device, PreparedBatch, batches_of_canvases, canvas_of
 from .memory import check_size
-from .run import PreparedBatch, run_batches
-from .tiled import Picture, TensorPicture, results_in_tiles
+from .run import run_batches
 from .tiles import TileSide, tile_side
+
+# Exported detectors need no PyTorch: what does is imported where it is used.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..engines.exported import AnyModel
+    from ..models.detector import ObjectDetectionModel
+    from ..models.segmenter import SegmentationModel
+    from ..processors.image_processor import DetectionImageProcessor
+    from .attention import Explanation
+    from .tiled import Picture
 
 BATCH = 8  # images of one shape that are computed at once, at most
 WINDOW = 8 * BATCH  # images that are held, resized, while those of one shape are looked for among them
@@ -49,9 +48,25 @@ class Detector:
     ...     print(detection.label, detection.score, detection.box)
     """
 
-    def __init__(self, model: AnyModel, processor: DetectionImageProcessor) -> None:
+    def __init__(self, model: AnyModel, processor: DetectionImageProcessor | None = None) -> None:
+        """processor: None for exported models, whose files say how images are prepared."""
         self.model: AnyModel = model.eval()
-        self.processor = processor
+        self._processor = processor
+        self._arguments = dict(model.manifest.preprocessing) if isinstance(model, ExportedModel) else {}
+
+    @property
+    def processor(self) -> DetectionImageProcessor:
+        """The image processor; of an exported model, which does without, made when it is asked for."""
+        if self._processor is None:
+            from ..processors.auto_processor import image_processor_of
+
+            self._processor = image_processor_of(type(self.model.config)).from_dict(self._arguments)
+        return self._processor
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are prepared."""
+        return Preprocessing.from_dict(self._arguments) if self._processor is None else self._processor.preprocessing
 
     @property
     def names(self) -> list[str]:
@@ -59,7 +74,7 @@ class Detector:
         return [self.model.config.id2label[i] for i in range(self.model.config.num_labels)]
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         return self.model.device
 
     def to(self, device: str | torch.device) -> Detector:
@@ -68,10 +83,12 @@ class Detector:
         Raises:
             ValueError: the device is not there, or lacks the model's type; or the model is compiled, for its device.
         """
-        place = _existing_device(device)
         if isinstance(self.model, ExportedModel):
-            _check_on_cpu(place, self.model.engine.name)
+            _check_on_cpu(device, self.model.engine.name)
             return self
+        from ..models.deploy import check_dtype
+
+        place = _existing_device(device)
         if place.type != self.model.device.type and self.model.is_compiled:
             raise ValueError(
                 f"the model is compiled for {self.model.device.type}: load it anew, from_pretrained(…, device={str(device)!r})"
@@ -82,10 +99,10 @@ class Detector:
 
     def __repr__(self) -> str:
         config, model = self.model.config, self.model
-        size = ", ".join(f"{name} {value}" for name, value in self.processor.size.items())
+        size = ", ".join(f"{name} {value}" for name, value in (self.preprocessing.size or {}).items())
         return (
             f"{type(self).__name__}({config.model_type}, {config.backbone}, {model.task}: {config.num_labels} classes, "
-            f"{config.num_queries} queries; {size if self.processor.do_resize else 'images as they are'}; "
+            f"{config.num_queries} queries; {size or 'images as they are'}; "
             f"{str(model.dtype).removeprefix('torch.')} on {model.device})"
         )
 
@@ -97,6 +114,7 @@ class Detector:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str | None = None,
         compile: bool = False,
+        engine: str | None = None,
         image_size: int | None = None,
         max_size: int | None = None,
         **options: Any,
@@ -110,6 +128,8 @@ class Detector:
             dtype: of weights and computation, `torch.bfloat16` or `torch.float16`, or its name; None is float32. Heads and reference
                 points are computed in float32 always.
             compile: compile the model, see `models.deploy.compile_model`; a warning where there is no compiler.
+            engine: "openvino" or "onnxruntime" computes in place of PyTorch, on the CPU, after half a minute of handing the model
+                over; see `engines.compiled`. `cdetr export` does it once, and compares.
             image_size: short side in pixels that images are resized to; None is what the model was saved with.
             max_size: longest long side; None is what the model was saved with, or, with `image_size`, in the same ratio.
             options: of the models' `from_pretrained` (revision, token, configuration values, …).
@@ -121,7 +141,19 @@ class Detector:
             OSError, ValueError: see the models' `from_pretrained`; or the device is not there or lacks the type.
         """
         if (file := exported_file(name)) is not None:
-            detector = cls._from_exported(file, device, dtype, compile, options)
+            given = {"compile": compile or None, "engine": engine, **options}
+            detector = cls._from_exported(
+                file, device, dtype, [name for name, value in given.items() if value is not None]
+            )
+            detector._resize_to(image_size, max_size)
+            return detector
+        import torch
+
+        from ..checkpoints.load import named_dtype
+        from ..models.deploy import check_dtype, compile_model, prepare_for_inference
+
+        if engine is not None:
+            detector = cls._by_engine(name, engine, device, dtype, ["compile"] if compile else [], options)
             detector._resize_to(image_size, max_size)
             return detector
         place = best_device() if device is None else _existing_device(device)
@@ -137,21 +169,39 @@ class Detector:
 
     @classmethod
     def _from_exported(
-        cls, file: Path, device: str | torch.device | None, dtype: Any, compile: bool, options: dict[str, Any]
+        cls, file: Path, device: str | torch.device | None, dtype: Any, options: Sequence[str]
     ) -> Detector:
         """A detector of an exported file, whose choices were made when it was exported."""
-        if compile or options:
-            raise ValueError(f"{file} is an exported model, which has no {', '.join(options) or 'compile=True'}")
-        model = ExportedModel.open(file, named_dtype(dtype) or torch.float32)
+        if options:
+            raise ValueError(f"{file} is an exported model, which has no {', '.join(options)}")
+        model = ExportedModel.open(file, _number_type(dtype))
         if device is not None:
-            _check_on_cpu(_existing_device(device), model.engine.name)
-        processor = image_processor_of(type(model.manifest.config)).from_dict(model.manifest.preprocessing)
-        return cls(model, processor)
+            _check_on_cpu(device, model.engine.name)
+        return cls(model)
+
+    @classmethod
+    def _by_engine(
+        cls, name: str | Path, engine: str, device: Any, dtype: Any, unfit: Sequence[str], options: dict[str, Any]
+    ) -> Detector:
+        """A detector of a PyTorch model that an engine computes."""
+        from ..engines.compiled import compiled_by
+
+        if unfit:
+            raise ValueError(f"{', '.join(unfit)} is PyTorch's; with engine={engine!r} leave it out")
+        if device is not None:
+            _check_on_cpu(device, engine)
+        model, processor = model_and_processor(name, **options)
+        return cls(compiled_by(engine, model, processor.to_dict(), _number_type(dtype)), processor)
 
     def _resize_to(self, image_size: int | None, max_size: int | None) -> None:
         """Let images be resized to another short side, or another limit of the long one."""
-        if image_size is not None or max_size is not None:
-            processor = self.processor
+        if image_size is None and max_size is None:
+            return
+        if self._processor is None:
+            size = _other_size(self._arguments["size"], image_size, max_size)
+            self._arguments.update(do_resize=True, size=size)
+        else:
+            processor = self._processor
             processor.do_resize, processor.size = True, _other_size(processor.size, image_size, max_size)
 
     @overload
@@ -240,10 +290,18 @@ class Detector:
             raise ValueError(f"most is {most}; it is a number of detections")
         if isinstance(self.model, ExportedModel):
             raise ValueError("where it looked is not in what an exported model gives: explain with the model's folder")
-        preprocessing = self.processor.preprocessing
+        from .attention import explain_image
+
+        preprocessing = self.preprocessing
         (batch,) = self._batches([image], preprocessing)
         return explain_image(
-            self.model, preprocessing, batch.images[0], batch.sizes[0], threshold=threshold, most=most, layer=layer
+            self.model,
+            preprocessing,
+            cast("Tensor", batch.images[0]),
+            batch.sizes[0],
+            threshold=threshold,
+            most=most,
+            layer=layer,
         )
 
     def _results(
@@ -257,7 +315,10 @@ class Detector:
 
     def _tiled(self, images: Any, threshold: float, tile: TileSide) -> Iterator[ImageResults]:
         """In the order of the images, each read alone."""
-        preprocessing, task = self.processor.preprocessing, self.model.task
+        from ..images.read import as_rgb_tensor
+        from .tiled import results_in_tiles
+
+        preprocessing, task = self.preprocessing, self.model.task
         for image in image_list(images) if _is_many(images) or not _yields_images(images) else images:
             if not is_image_file(image):
                 image = _as_uint8(as_rgb_tensor(image))
@@ -275,7 +336,7 @@ class Detector:
     def _results_of_window(
         self, images: Sequence[Any], threshold: float, task: Task, panoptic_threshold: float | None
     ) -> list[ImageResults]:
-        preprocessing = self.processor.preprocessing
+        preprocessing = self.preprocessing
         results: dict[int, ImageResults] = {}
         for batch, found in run_batches(
             self.model, preprocessing, self._batches(images, preprocessing),
@@ -287,21 +348,32 @@ class Detector:
     def _batches(self, images: Sequence[Any], preprocessing: Preprocessing) -> list[PreparedBatch]:
         """Images, read and resized, in batches of one canvas."""
         model = self.model
-        prepared: list[Tensor] = []
+        as_rgb, read, resize = self._readers(preprocessing)
+        prepared: list[Any] = []
         sizes: list[tuple[int, int]] = []
         canvases: list[tuple[int, int]] = []
         for image in images:
             if hasattr(image, "read") and not image.seekable():  # it can be read once only
                 image = image.read()
-            decoded = None if is_image_file(image) else _as_uint8(as_rgb_tensor(image))
+            decoded = None if is_image_file(image) else _as_uint8(as_rgb(image))
             sizes.append(image_size(image) if decoded is None else (decoded.shape[-2], decoded.shape[-1]))
             canvases.append(canvas_of(sizes[-1], preprocessing, model.canvas_step))
             check_size(canvases[-1], model.device, model.dtype)
-            prepared.append(preprocessing.read(image, sizes[-1]) if decoded is None else preprocessing.resize(decoded))
+            prepared.append(read(image, sizes[-1]) if decoded is None else resize(decoded))
         return [
             PreparedBatch([prepared[i] for i in batch], [sizes[i] for i in batch], batch)
             for batch in batches_of_canvases(canvases, BATCH, model.device, model.recorded_shapes is not None)
         ]
+
+    def _readers(
+        self, preprocessing: Preprocessing
+    ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+        """What makes pixels of images in memory and of files, and resizes them: arrays for exported models, else tensors."""
+        if isinstance(self.model, ExportedModel):
+            return as_rgb_array, preprocessing.read_array, preprocessing.resize_array
+        from ..images.read import as_rgb_tensor
+
+        return as_rgb_tensor, preprocessing.read, preprocessing.resize
 
 
 def model_and_processor(
@@ -316,6 +388,14 @@ def model_and_processor(
     Raises:
         OSError, ValueError: as there.
     """
+    import torch
+
+    from ..checkpoints.checkpoint import Checkpoint
+    from ..checkpoints.hub import HUB_OPTIONS
+    from ..families import config_class_of
+    from ..models.family import family_of
+    from ..processors.auto_processor import image_processor_of
+
     checkpoint = Checkpoint.find(name, **{option: options[option] for option in HUB_OPTIONS if option in options})
     config_class = config_class_of(checkpoint)
     family = family_of(config_class.model_type)
@@ -326,6 +406,9 @@ def model_and_processor(
 
 def _picture(image: Any) -> Picture:
     """A file, or uint8 (3, H, W), as something that parts can be taken of."""
+    from ..images.read import LoadedPicture
+    from .tiled import TensorPicture
+
     if not is_image_file(image):
         return TensorPicture(image)
     with opened(image) as file:
@@ -333,11 +416,15 @@ def _picture(image: Any) -> Picture:
 
 
 def best_device() -> torch.device:
+    import torch
+
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None else accelerator
 
 
 def _existing_device(name: str | torch.device) -> torch.device:
+    import torch
+
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -346,20 +433,25 @@ def _existing_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def _check_on_cpu(device: torch.device, engine: str) -> None:
-    if device.type != "cpu":
-        raise ValueError(f"an exported model is computed by {engine} on the CPU here, not on {device.type}")
+def _check_on_cpu(device: str | torch.device, engine: str) -> None:
+    if str(device).partition(":")[0] != "cpu":
+        raise ValueError(f"an exported model is computed by {engine} on the CPU here, not on {device}")
+
+
+def _number_type(dtype: torch.dtype | str | None) -> str:
+    return "float32" if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _is_many(images: Any) -> bool:
     """Whether this is a list of images, or a batch."""
-    return isinstance(images, list | tuple) or (isinstance(images, np.ndarray | Tensor) and images.ndim == 4)
+    return isinstance(images, list | tuple) or (is_array(images) and images.ndim == 4)
 
 
 def _yields_images(images: Any) -> bool:
     return (
         isinstance(images, Iterable)
-        and not isinstance(images, np.ndarray | Tensor | dict)
+        and not isinstance(images, dict)
+        and not is_array(images)
         and not is_image_file(images)
     )
 
@@ -382,10 +474,11 @@ def _other_size(size: dict[str, int], image_size: int | None, max_size: int | No
     return size_dict({"shortest_edge": short, "longest_edge": max_size})
 
 
-def _as_uint8(image: Tensor) -> Tensor:
-    """Floats are taken as 0…1."""
-    if image.dtype == torch.uint8:
+def _as_uint8(image: Any) -> Any:
+    """An array or tensor; floats are taken as 0…1."""
+    if str(image.dtype).endswith("uint8"):
         return image
-    if image.numel() and (image.min() < 0 or image.max() > 1):
+    if 0 not in image.shape and (image.min() < 0 or image.max() > 1):
         raise ValueError("an image of floats must be in 0…1")
-    return (image * 255).round().to(torch.uint8)
+    scaled = (image * 255).round()
+    return scaled.astype(np.uint8) if isinstance(scaled, np.ndarray) else scaled.byte()

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from ..results.named import Detection
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="OpenCV")  # supervision draws well without it
     import supervision as sv
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONGEST_ENLARGED = 4096  # pixels
 READABLE_SIDE = 256  # pixels: pictures whose short side is less are enlarged, or labels would hide what they name
@@ -33,7 +36,7 @@ CAPTION = 22  # pixels of height, of pictures of `PLAIN_TEXT_SIDE`
 
 
 def draw_detections(
-    image: Tensor,
+    image: np.ndarray | Tensor,
     detections: Sequence[Detection],
     *,
     size: tuple[int, int] | None = None,
@@ -54,7 +57,7 @@ def draw_detections(
         line_width: of boxes in pixels of the picture; None chooses by the picture's size and how crowded it is.
     """
     height, width = size or (image.shape[-2], image.shape[-1])
-    canvas = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    canvas = Image.fromarray(np.ascontiguousarray(np.moveaxis(np.asarray(image), 0, -1)))
     factor = enlargement(canvas.size)
     if factor > 1:
         canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.BICUBIC)
@@ -74,7 +77,7 @@ def draw_detections(
 
 
 def draw_comparison(
-    image: Tensor,
+    image: np.ndarray | Tensor,
     detections: Sequence[Detection],
     truth: Sequence[Detection],
     *,

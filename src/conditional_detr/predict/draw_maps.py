@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from torch import Tensor
 
 from ..results.panoptic_files import as_array
 from .draw import PLAIN_TEXT_SIDE, enlargement, sv
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OPACITY = 0.55  # of the colours laid over a picture
 SHADES = (0.0, 0.35, -0.35, 0.55, -0.55)  # of a class's segments in turn: towards white, or (below 0) black
 
 
 def draw_panoptic(
-    image: Tensor,
+    image: np.ndarray | Tensor,
     segmentation: Tensor | np.ndarray,
     segments: Sequence[Mapping[str, Any]],
     labels: Mapping[int, str] | Sequence[str],
@@ -39,7 +41,7 @@ def draw_panoptic(
     classes = {s["id"]: s["label_id"] for s in segments if s["id"] in numbers}
     colours = _colours(classes, sv.ColorPalette.DEFAULT)
 
-    canvas = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    canvas = Image.fromarray(np.ascontiguousarray(np.moveaxis(np.asarray(image), 0, -1)))
     factor = enlargement(canvas.size)
     canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.BICUBIC)
     scale = min(canvas.size) / PLAIN_TEXT_SIDE

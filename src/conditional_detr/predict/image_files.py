@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from ..config import DetectionConfig
 from ..files import write_atomically, write_json
-from ..images.read import read_resized
+from ..images.arrays import read_array
 from ..messages import printable
 from ..results.image_results import ImageResults
 from ..results.named import Detection, named_detections, named_map
@@ -96,7 +95,7 @@ class ImageFiles:
             row |= self._write_map(index, found, image)
         return row
 
-    def _draw(self, index: int, image: Tensor, detections: Sequence[Detection]) -> str:
+    def _draw(self, index: int, image: np.ndarray, detections: Sequence[Detection]) -> str:
         """Draw detections; of a panoptic model those of things, since the map shows stuff."""
         assert self.drawing is not None, "an image is read only to draw on"
         is_thing, source = self.config.is_thing, self.sources[index]
@@ -111,7 +110,7 @@ class ImageFiles:
             drawn = draw_comparison(image, shown, truth, **options)
         return _save(drawn, self.picture(index))
 
-    def _write_map(self, index: int, found: ImageResults, image: Tensor | None) -> dict[str, Any]:
+    def _write_map(self, index: int, found: ImageResults, image: np.ndarray | None) -> dict[str, Any]:
         """Write an image's panoptic map, and draw it; what its row says of it."""
         found_map, file = named_map(found, self.config.id2label), self.panoptic_map(index)
         write_panoptic_png(file, found_map.ids)
@@ -172,12 +171,12 @@ class UnreadableImage(OSError):
     """An image that cannot be read; the message is one line that names it."""
 
 
-def _read_to_draw(source: Source) -> Tensor:
+def _read_to_draw(source: Source) -> np.ndarray:
     """(3, h, w) uint8, of `drawn_size`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # said when it was read for detection
-            return read_resized(source.path, drawn_size, expected=source.size)
+            return read_array(source.path, drawn_size, expected=source.size)
     except OSError as error:
         raise UnreadableImage(str(error)) from None
 

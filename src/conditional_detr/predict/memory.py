@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
+from .batches import Device
 
 # Values alive at once for each pixel of an image. Measured on R50: 44 of 1024×1024 pixels, 32 of 1536×1536 and more;
 # with DC5 57 and 46. Networks with wider first stages hold more.
@@ -14,7 +15,7 @@ VALUES_PER_PIXEL = 40
 CONTAINER = Path("/sys/fs/cgroup")  # where Linux tells a container's limits
 
 
-def check_size(size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> None:
+def check_size(size: tuple[int, int], device: Device, dtype: Any) -> None:
     """Check that memory can hold the features of an image.
 
     Args:
@@ -27,7 +28,7 @@ def check_size(size: tuple[int, int], device: torch.device, dtype: torch.dtype) 
         raise ValueError(reason)
 
 
-def too_large(size: tuple[int, int], device: torch.device, dtype: torch.dtype, free: int | None) -> str | None:
+def too_large(size: tuple[int, int], device: Device, dtype: Any, free: int | None) -> str | None:
     """Why `free` bytes of memory cannot hold the features of an image of this size (height and width); None if they can."""
     if free is None or size[0] * size[1] <= (most := free // (VALUES_PER_PIXEL * dtype.itemsize)):
         return None
@@ -38,11 +39,14 @@ def too_large(size: tuple[int, int], device: torch.device, dtype: torch.dtype, f
     )
 
 
-def free_memory(device: torch.device) -> int | None:
+def free_memory(device: Device) -> int | None:
     """Bytes that can still be allocated; None where the system does not say."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
+        import torch
+
+        place: Any = device
+        cached = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+        return torch.cuda.mem_get_info(place)[0] + cached
     facts = Path("/proc/meminfo")
     if device.type != "cpu" or not facts.is_file():
         return None
@@ -68,8 +72,10 @@ def _left_to_container() -> int | None:
 
 
 @contextmanager
-def enough_memory(device: torch.device) -> Iterator[None]:
+def enough_memory(device: Device) -> Iterator[None]:
     """Turn a failed allocation into RuntimeError with one line of advice."""
+    import torch
+
     try:
         yield
     except RuntimeError as error:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..config import Task
-from ..engines.exported import AnyModel
+from ..engines.exported import ExportedModel
 from ..images.open_file import REPAIR, warnings_of
 from ..images.prepare import Preprocessing
 from ..messages import printable
-from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import ImageResults
-from ..workers import InSharedMemory, batches_of, leave_signals_to_the_parent
-from .batches import batches_of_canvases, canvas_of
+from .batches import PreparedBatch, batches_of_canvases, canvas_of
 from .memory import free_memory, too_large
-from .run import PreparedBatch, run_batches
+from .run import run_batches
+
+# Exported detectors need no PyTorch; what does is imported where it is used.
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from ..engines.exported import AnyModel
+
+
+class Prepares(Protocol):
+    """An image processor, or what else says how images are prepared."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
 
 
 @dataclass
@@ -32,25 +42,33 @@ class Source:
     size: tuple[int, int]  # height and width of the picture as it is meant to be seen; boxes are given in it
 
 
-class PreparedImages(Dataset):
-    """Images as the model takes them, but for normalisation: decoded, turned, resized, uint8."""
+class PreparedImages:
+    """Images as the model takes them, but for normalisation: decoded, turned, resized, uint8.
 
-    def __init__(self, sources: Sequence[Source], preprocessing: Preprocessing) -> None:
-        self.sources, self.preprocessing = sources, preprocessing
+    Args:
+        arrays: made without PyTorch, for exported models.
+    """
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+    def __init__(self, sources: Sequence[Source], preprocessing: Preprocessing, arrays: bool = False) -> None:
+        self.sources, self.preprocessing, self.arrays = sources, preprocessing, arrays
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | np.ndarray | str]:
         """Index, and the image (3, h, w) uint8 or what is wrong with it."""
         source = self.sources[index]
         try:
             with warnings_of(source.path):
-                return index, self.preprocessing.read(source.path, source.size)
+                read = self.preprocessing.read_array if self.arrays else self.preprocessing.read
+                return index, read(source.path, source.size)
         except (OSError, ValueError) as error:
             return index, str(error)
 
 
 def detect(
     model: AnyModel,
-    processor: DetectionImageProcessor,
+    processor: Prepares,
     sources: Sequence[Source],
     *,
     threshold: float,
@@ -100,16 +118,8 @@ def detect(
         if progress is not None:
             progress(len(refused))
     batches = [kept for batch in own if (kept := [i for i in batch if i not in refused])]
-    loader = DataLoader(
-        PreparedImages(sources, preprocessing),
-        batch_sampler=batches,
-        num_workers=min(workers, len(batches)),
-        collate_fn=InSharedMemory(list),
-        pin_memory=model.device.type == "cuda",
-        worker_init_fn=leave_signals_to_the_parent,
-        generator=torch.Generator(),  # its own, so that evaluation in the middle of training draws nothing from it
-    )
-    with batches_of(loader) as loaded:
+    images = PreparedImages(sources, preprocessing, arrays=isinstance(model, ExportedModel))
+    with _loaded(images, batches, min(workers, len(batches)), pinned=model.device.type == "cuda") as loaded:
         prepared = (_prepared(samples, sources) for samples in loaded)
         for batch, found in run_batches(
             model, preprocessing, prepared, threshold=threshold, task=task,
@@ -124,6 +134,34 @@ def detect(
                 progress(len(batch.indices) + len(batch.unreadable))
 
 
+@contextmanager
+def _loaded(images: PreparedImages, batches: list[list[int]], workers: int, pinned: bool) -> Iterator[Iterator[Any]]:
+    """What `PreparedImages` gives of each batch, in turn, by so many processes that end with the block; 0: here.
+
+    Args:
+        pinned: in memory that a GPU copies from by itself.
+    """
+    if not workers and not pinned:
+        yield ([images[index] for index in batch] for batch in batches)
+        return
+    import torch
+    from torch.utils.data import DataLoader
+
+    from ..workers import InSharedMemory, batches_of, leave_signals_to_the_parent
+
+    loader: DataLoader[Any] = DataLoader(
+        images,  # type: ignore[arg-type]  # it has what is asked of a data set
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=InSharedMemory(list),
+        pin_memory=pinned,
+        worker_init_fn=leave_signals_to_the_parent,
+        generator=torch.Generator(),  # its own, so that evaluation in the middle of training draws nothing from it
+    )
+    with batches_of(loader) as loaded:
+        yield loaded
+
+
 def _refused(
     sources: Sequence[Source],
     canvases: Sequence[tuple[int, int]],
@@ -136,7 +174,7 @@ def _refused(
     return {i: f"{printable(sources[i].path)}: {reason}" for i, reason in reasons if reason is not None}
 
 
-def _prepared(samples: Sequence[tuple[int, Tensor | str]], sources: Sequence[Source]) -> PreparedBatch:
+def _prepared(samples: Sequence[tuple[int, Any]], sources: Sequence[Source]) -> PreparedBatch:
     """What `PreparedImages` gave, as a batch."""
     good = [(index, image) for index, image in samples if not isinstance(image, str)]
     return PreparedBatch(

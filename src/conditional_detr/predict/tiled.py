@@ -8,25 +8,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import groupby
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ..config import Task
-from ..engines.exported import AnyModel
 from ..images.open_file import REPAIR, opened, warnings_of
 from ..images.pixels import resize
 from ..images.prepare import Preprocessing
 from ..images.read import LARGE, LoadedPicture
-from ..processors.image_processor import DetectionImageProcessor
 from ..results.image_results import ImageResults
 from ..results.merged import Part, merge_parts
-from .batches import batches_of_canvases, canvas_of
+from .batches import PreparedBatch, batches_of_canvases, canvas_of
 from .memory import check_size
-from .run import PreparedBatch, run_batches
-from .stream import Source, detect
+from .run import run_batches
+from .stream import Prepares, Source, detect
 from .tiles import OVERLAP, Tile, TileSide, tile_side, tiles_of
+
+if TYPE_CHECKING:
+    from ..engines.exported import AnyModel
 
 logger = logging.getLogger(__name__)
 
@@ -140,10 +141,10 @@ def _coarse(size: tuple[int, int]) -> tuple[int, int]:
 
 def detect_tiled(
     model: AnyModel,
-    processor: DetectionImageProcessor,
+    processor: Prepares,
     sources: Sequence[Source],
-    tile: TileSide | None,
     *,
+    tile: TileSide | None,
     threshold: float,
     batch_size: int,
     skip_bad: bool = False,

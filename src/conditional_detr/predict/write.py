@@ -7,11 +7,12 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..images.header import image_size
 from ..images.open_file import REPAIR
-from ..images.read import image_size
 from ..messages import printable
 from ..results.image_results import ImageResults
 from ..results.named import Detection
@@ -19,8 +20,7 @@ from .detector import Detector
 from .image_files import Drawing, ImageFiles, UnreadableImage, error_row, file_stems
 from .other_files import OtherFiles
 from .row_file import RowFile
-from .stream import Source
-from .tiled import detect_tiled
+from .stream import Source, detect
 from .tiles import TileSide
 
 logger = logging.getLogger(__name__)
@@ -95,8 +95,8 @@ def predictions(
         written = _written(lines, others)
         for position, row in rows.items():
             lines.add(position, row)
-        for index, found in detect_tiled(
-            model, detector.processor, sources, tile, threshold=threshold, batch_size=batch_size, workers=workers,
+        for index, found in _found(tile)(
+            model, detector, sources, threshold=threshold, batch_size=batch_size, workers=workers,
             skip_bad=skip_bad_images, task=model.task, panoptic_threshold=panoptic_threshold,
             window=WINDOW * batch_size, progress=progress,
         ):  # fmt: skip
@@ -117,6 +117,15 @@ def predictions(
     files.write_panoptic_json()
     for line in remarks.lines():
         logger.warning(line)
+
+
+def _found(tile: TileSide | None) -> Callable[..., Iterator[tuple[int, ImageResults | str]]]:
+    """What detects, in pictures as they are or cut into tiles, which needs PyTorch."""
+    if tile is None:
+        return detect
+    from .tiled import detect_tiled
+
+    return partial(detect_tiled, tile=tile)
 
 
 def _written(lines: RowFile, others: OtherFiles) -> Callable[[], Iterator[dict[str, Any]]]:

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from typing_extensions import Self
 
-from ..images.pixels import IMAGENET_MEAN, IMAGENET_STD
+from ..images.arrays import IMAGENET_MEAN, IMAGENET_STD, image_list
 from ..images.prepare import Preprocessing
-from ..images.read import as_rgb_tensor, image_list
+from ..images.read import as_rgb_tensor
 from ..images.sizes import pad_size_dict, size_dict
 from .annotations import read_labels
 from .batch_feature import BatchFeature, as_numpy
@@ -104,13 +104,7 @@ class DetectionImageProcessor(ProcessorFiles, PostProcessing):
     @property
     def preprocessing(self) -> Preprocessing:
         """What is done to images, as training, evaluation and prediction do it too."""
-        return Preprocessing(
-            size=self.size if self.do_resize else None,
-            resample=self.resample,
-            rescale_factor=self.rescale_factor if self.do_rescale else None,
-            mean=self.image_mean if self.do_normalize else None,
-            std=self.image_std if self.do_normalize else None,
-        )
+        return Preprocessing.from_dict(vars(self))
 
     def __call__(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """The same as `preprocess`."""

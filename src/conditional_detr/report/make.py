@@ -89,7 +89,7 @@ def _evaluated(
         "images_per_second": round(len(dataset) / seconds, 2),
         "batch_size": options.get("batch_size", 8),
         "precision": str(detector.model.dtype).removeprefix("torch."),
-        "machine": machine_of(detector.model.device),
+        "machine": machine_of(torch.device(str(detector.model.device))),
         "torch": torch.__version__,
     }
     return found, score(found, dataset), speed

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
 
-from ..classes import ClassReading
-from ..precision import at_least_float32
-from .detections import detections
-from .segments import MaskPredictions, instance_masks, merge_panoptic
+# What reads tensors needs PyTorch, and imports it then.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..classes import ClassReading
+    from .segments import MaskPredictions
 
 MOST_DETECTIONS = 100  # of an image: as many as COCO's evaluation takes
 
 
 @dataclass
 class ImageResults:
-    """What is found in an image, on the CPU. n detections, best first; Q queries."""
+    """What is found in an image. n detections, best first; Q queries."""
 
-    scores: Tensor  # (n,) 0…1
-    labels: Tensor  # (n,) int64, 0…C-1
-    boxes: Tensor  # (n, 4) xyxy, in pixels
+    scores: np.ndarray  # (n,) 0…1
+    labels: np.ndarray  # (n,) int64, 0…C-1
+    boxes: np.ndarray  # (n, 4) xyxy, in pixels
     best_score: float  # of all queries, whether or not above the threshold
     queries_used: int  # how many queries score above the threshold
-    logits: Tensor  # (Q, C or C + 1), of the model, float32 at least
-    pred_boxes: Tensor  # (Q, 4) cxcywh, relative, of the model
+    logits: np.ndarray  # (Q, C or C + 1), of the model, float32 at least
+    pred_boxes: np.ndarray  # (Q, 4) cxcywh, relative, of the model
     masks: list[dict[str, Any]] | None = None  # of a segmentation model, n COCO run lengths {"size", "counts"}
-    segmentation: Tensor | None = None  # of a panoptic one, int32 (height, width), see `segments.merge_panoptic`
+    segmentation: np.ndarray | None = None  # of a panoptic one, int32 (height, width), see `segments.merge_panoptic`
     segments: list[dict[str, Any]] = field(default_factory=list)  # of the map, with id, label_id, isthing, area, score
 
 
@@ -54,6 +56,10 @@ def image_results(
         is_thing: of each class, whether it is one of things: panoptic maps are made of the masks too.
         segment_threshold: least score of a map's segment.
     """
+    from ..precision import at_least_float32
+    from .detections import detections
+    from .segments import instance_masks, merge_panoptic
+
     found: Sequence[Mapping[str, Any]]
     if masks is None:
         found = detections(logits, pred_boxes, classes, sizes, threshold, MOST_DETECTIONS)
@@ -67,15 +73,15 @@ def image_results(
     best, used = best_of_query.amax(1).tolist(), (best_of_query > threshold).sum(1).tolist()
     return [
         ImageResults(
-            scores=one["scores"].cpu(),
-            labels=one["labels"].cpu(),
-            boxes=one["boxes"].cpu(),
+            scores=one["scores"].cpu().numpy(),
+            labels=one["labels"].cpu().numpy(),
+            boxes=one["boxes"].cpu().numpy(),
             best_score=best[i],
             queries_used=used[i],
-            logits=logits[i],
-            pred_boxes=pred_boxes[i],
+            logits=logits[i].numpy(),
+            pred_boxes=pred_boxes[i].numpy(),
             masks=one.get("masks"),
-            segmentation=drawn["segmentation"].cpu() if drawn else None,
+            segmentation=drawn["segmentation"].cpu().numpy() if drawn else None,
             segments=drawn.get("segments_info", []),
         )
         for i, (one, drawn) in enumerate(zip(found, maps, strict=True))

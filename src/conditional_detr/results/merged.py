@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from ..coco_masks import merged_masks, placed_mask
 from .image_results import ImageResults
@@ -71,9 +70,9 @@ def merge_parts(parts: Sequence[Part], size: tuple[int, int]) -> ImageResults:
         masks = [_mask(seen, found, parts, size) for _, _, seen in objects]
     return replace(
         parts[0].results,
-        scores=torch.from_numpy(found.scores[leaders]),
-        labels=torch.from_numpy(found.labels[leaders]),
-        boxes=torch.from_numpy(boxes),
+        scores=found.scores[leaders],
+        labels=found.labels[leaders],
+        boxes=boxes,
         best_score=max(part.results.best_score for part in parts),
         queries_used=max(part.results.queries_used for part in parts),
         masks=masks,
@@ -85,7 +84,7 @@ def _gathered(parts: Sequence[Part], size: tuple[int, int]) -> _Found:
     for number, part in enumerate(parts):
         left, top, right, bottom = part.place
         scale = np.array([(right - left) / part.size[1], (bottom - top) / part.size[0]] * 2, np.float32)
-        boxes = part.results.boxes.numpy() * scale + np.array([left, top, left, top], np.float32)
+        boxes = part.results.boxes * scale + np.array([left, top, left, top], np.float32)
         boxes = boxes.clip([left, top, left, top], [right, bottom, right, bottom]).astype(np.float32)
         near = AT_THE_SIDE * np.array([right - left, bottom - top])
         inner = np.array([left > 0, top > 0, right < size[1], bottom < size[0]])
@@ -97,8 +96,8 @@ def _gathered(parts: Sequence[Part], size: tuple[int, int]) -> _Found:
                 np.tile(np.array(part.place, np.float32), (len(rows), 1)),
                 (at_side & inner).any(1)[rows],
                 np.full(len(rows), not inner.any()),
-                part.results.labels.numpy()[rows],
-                part.results.scores.numpy()[rows],
+                part.results.labels[rows],
+                part.results.scores[rows],
                 np.full(len(rows), number),
                 rows,
             ]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..coco_masks import mask_from_segmentation
 from .image_results import ImageResults
 
 
@@ -35,8 +34,9 @@ class Detection:
         """The pixels of the object, bool (height, width) of the image; None of a detector's. Decoded at each call."""
         if self.run_lengths is None:
             return None
-        height, width = self.run_lengths["size"]
-        return mask_from_segmentation(self.run_lengths, height, width).numpy()
+        from hotcoco import mask as coco_mask
+
+        return coco_mask.decode(self.run_lengths).astype(bool)
 
     def to_dict(self) -> dict[str, Any]:
         """`label`, `score`, `box` (a list), `class_id` and, where there is one, `mask` (the run lengths): plain values,
@@ -101,4 +101,4 @@ def named_map(results: ImageResults, names: Mapping[int, str]) -> PanopticMap:
         Segment(s["id"], names[s["label_id"]], s["label_id"], s["isthing"], s["score"], s["area"])
         for s in results.segments
     ]
-    return PanopticMap(results.segmentation.numpy(), segments)
+    return PanopticMap(results.segmentation, segments)

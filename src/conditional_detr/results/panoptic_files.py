@@ -14,13 +14,15 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from ..files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_ID = 256**3 - 1
 
@@ -102,7 +104,7 @@ def keep_classes(
 
 def as_array(segmentation: Tensor | np.ndarray) -> np.ndarray:
     """int64 (H, W)"""
-    return np.asarray(segmentation.cpu() if isinstance(segmentation, Tensor) else segmentation).astype(np.int64)
+    return np.asarray(segmentation if isinstance(segmentation, np.ndarray) else segmentation.cpu()).astype(np.int64)
 
 
 def _areas(segmentation: Tensor | np.ndarray) -> dict[int, int]:

@@ -176,7 +176,7 @@ def _explained(detector: Detector, picture: Picture, threshold: float, number: i
     """One explanation as plain values: the attention of all heads together, their mean."""
     try:
         found = detector.explain(picture.data, threshold, number + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # or an exported model, which does not tell where it looked
         raise Refusal(422, reason_of(error)) from None
     if len(found) <= number:
         raise Refusal(422, f"detection is {number}; there are {len(found)} above {threshold:g}")

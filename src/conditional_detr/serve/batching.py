@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..config import Task
-from ..predict.batches import batches_of_canvases
+from ..predict.batches import PreparedBatch, batches_of_canvases
 from ..predict.detector import BATCH, WINDOW, Detector
-from ..predict.run import PreparedBatch, run_batches
+from ..predict.run import run_batches
 from ..results.named import Detection, named_detections
 from ..workers import worker_count
 from .metrics import Metrics
@@ -70,7 +70,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self._seconds_a_picture = 0.0
-        decoders = worker_count(-1, detector.device)
+        decoders = worker_count(-1, detector.device.type)
         self._decoders = ThreadPoolExecutor(decoders, "decode") if decoders else None
         # Of no importance to Python's end: `close` waits for it, and a second Ctrl-C does not.
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..images.header import image_size
 from ..images.open_file import opened
-from ..images.read import image_size
 from ..predict.batches import canvas_of
 from ..predict.detector import Detector
 from ..predict.memory import free_memory, too_large

@@ -88,6 +88,17 @@ class LoadingEndedInEvaluation(TrainingError):
         super().__init__(f"{message}; {what_is_left(output)}")
 
 
+class ProcessLost(TrainingError):
+    """Another process of the run has ended, or is silent, so this one cannot go on.
+
+    Args:
+        who: "process 1 of 2 (7031 on node7)", and what became of it.
+    """
+
+    def __init__(self, who: str, output: Path) -> None:
+        super().__init__(f"{who}; {what_is_left(output)}")
+
+
 class LossNotFinite(TrainingError):
     """A step whose loss or gradient is not finite. It has not been made.
 

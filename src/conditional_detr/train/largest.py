@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..predict.batches import batches_of_canvases, canvas_of
 from .run import Run
 
 LOOKED_AT = 2_000_000  # images of the run's batches, in their order: a second's work
+DRAWN = 20_000  # as many where the size of each is drawn: five seconds' work
 
 
 def largest_sizes(size: tuple[int, int], settings: Augmentation) -> list[tuple[int, int]]:
@@ -39,14 +41,22 @@ def largest_batch(data: DetectionDataset, batches: TrainingBatches, settings: Au
     possible = np.array([largest_sizes((int(h), int(w)), settings) for h, w in sizes])  # (S, P, 2)
     own = possible[np.arange(len(sizes)), possible.prod(2).argmax(1)][which.reshape(-1)]  # (N, 2), of the largest area
     # In a batch, the tallest image gives the canvas its height and the widest its width.
-    most = own if batches.part_size == 1 else possible.max(1)[which.reshape(-1)]
-    members, area = np.zeros(0, dtype=np.int64), 0
-    for epoch in range(max(1, min(batches.epochs, LOOKED_AT // max(1, len(data))))):
-        parts = batches.order(epoch).reshape(-1, batches.part_size)
-        areas = most[parts].max(1).prod(1)
-        if areas.max() > area:
-            members, area = parts[areas.argmax()], int(areas.max())
-    height, width = most[members].max(0).tolist()
+    most = own if np.diff(batches.bounds).max() == 1 else possible.max(1)[which.reshape(-1)]
+    members, canvas = np.zeros(0, dtype=np.int64), np.zeros(2, dtype=np.int64)
+    looked_at = LOOKED_AT if batches.drawn_size is None else DRAWN
+    for epoch in range(max(1, min(batches.epochs, looked_at // max(1, len(data))))):
+        steps = list(itertools.islice(batches.steps(epoch), max(1, looked_at // batches.batch_size)))
+        order = np.concatenate(steps)
+        starts = (np.arange(len(steps))[:, None] * batches.batch_size + batches.bounds[:-1]).reshape(-1)
+        if batches.drawn_size is None:
+            canvases = np.maximum.reduceat(most[order], starts)
+        else:  # what is alike is together, so that the largest is not the tallest with the widest
+            drawn = np.array([batches.drawn_size(epoch, int(index)) for index in order])
+            canvases = np.maximum(np.maximum.reduceat(drawn, starts), own[order[starts]])
+        largest = int(canvases.prod(1).argmax())
+        if canvases[largest].prod() > canvas.prod():
+            members, canvas = order[starts[largest] : [*starts, len(order)][largest + 1]], canvases[largest]
+    height, width = canvas.tolist()
     counts = np.sort(data.objects_per_image())[::-1]
     counts = np.resize(counts[: len(members)], len(members))
     generator = torch.Generator().manual_seed(0)
@@ -54,6 +64,7 @@ def largest_batch(data: DetectionDataset, batches: TrainingBatches, settings: Au
     pixel_mask = torch.zeros(len(members), height, width, dtype=torch.bool)
     labels = []
     for i, ((h, w), count) in enumerate(zip(own[members].tolist(), counts.tolist(), strict=True)):
+        h, w = min(h, height), min(w, width)
         pixel_mask[i, :h, :w] = True
         label: dict[str, Any] = {
             "class_labels": torch.zeros(count, dtype=torch.int64),

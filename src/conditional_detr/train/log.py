@@ -17,13 +17,14 @@ LINE_SECONDS = 30  # between lines where the output is not a terminal
 
 
 class RunLog:
-    """The log of a run; on processes other than the first it does nothing.
+    """The log of a run; the first process speaks, and those that write (see `Processes`) keep the files.
 
     `log.jsonl` holds one JSON object a line: `{"kind": "train" | "eval", "step": …, "epoch": …, …}`.
     """
 
     def __init__(self, folder: Path, total_steps: int, is_first: bool) -> None:
-        self.folder, self.is_first, self.total_steps = folder, is_first, total_steps
+        self.folder, self.total_steps = folder, total_steps
+        self.writes = is_first
         self.started_at = self.spoke_at = time.monotonic()
         self.first_step = 0
         self.console = Console(quiet=not is_first, highlight=False)
@@ -51,7 +52,7 @@ class RunLog:
             last = {"train": step, "eval": evaluated_step}
             self.rows = [row for row in rows if row["step"] <= last.get(row["kind"], step)]
             kept = "".join(json.dumps(row) + "\n" for row in self.rows)
-            if self.is_first:
+            if self.writes:
                 write_atomically(self.path, lambda beside: beside.write_text(kept, encoding="utf-8"))
         self.first_step = step
         self.progress.update(self.task, completed=step)
@@ -59,7 +60,7 @@ class RunLog:
     def record(self, kind: str, step: int, epoch: float, **values: Any) -> None:
         row = {"kind": kind, "step": step, "epoch": round(epoch, 4), "time": round(time.time(), 2), **values}
         self.rows.append(row)
-        if self.is_first:
+        if self.writes:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -79,7 +80,7 @@ class RunLog:
 
     def draw_curves(self) -> None:
         """Write `curves.png`."""
-        if self.is_first:
+        if self.writes:
             draw_curves(self.folder / "curves.png", self.rows)
 
 

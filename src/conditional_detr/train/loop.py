@@ -12,7 +12,7 @@
     finish          the model to keep, and its figures                                       validation.py
 
 A step is a function of the recipe and the step's number: which images it takes, how they are augmented, which units
-dropout drops, what the learning rates are. So resuming needs the weights and the optimizer's state and nothing else, and
+dropout drops in each micro-batch, what the learning rates are. So resuming needs the weights and the optimizer's state and nothing else, and
 continues exactly. Validation comes after saving, so one that is stopped or fails is done on resuming.
 """
 
@@ -44,6 +44,7 @@ from .failures import (
     stopped_after_saving,
     stopped_before_saving,
 )
+from .mirror import mirrored
 from .optimizer import learning_rate_factor
 from .pictures import draw_batch
 from .preflight import preflight
@@ -52,6 +53,7 @@ from .run import Run
 from .setup import introduce, set_up
 from .state import Pace
 from .validation import finish, validate, validation_is_due
+from .watch import watching
 
 
 def train(recipe: Recipe) -> dict[str, Any]:
@@ -65,11 +67,12 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
     Raises:
         OSError, ValueError: the data or the recipe is at fault; nothing has been trained.
-        TrainingError: the loss is no longer finite, a loading process died, or the run cannot be resumed.
+        TrainingError: the loss is no longer finite, a loading process or another training process died, or the run cannot be
+            resumed.
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     first = os.environ.get("RANK", "0") == "0"
-    with StopRequest(say=first) as stop:
+    with mirrored(recipe) as recipe, StopRequest(say=first) as stop, watching(Path(recipe.output)):
         try:
             return carry_out(set_up(recipe, stop))
         except Interrupted:
@@ -138,7 +141,7 @@ def _wait_for(run: Run, batches: Iterator[Batch]) -> list[Batch]:
     try:
         run.stop.at_once = run.processes.alone
         try:
-            return [next(batches) for _ in range(run.recipe.accumulate)]
+            return [next(batches) for _ in run.parts]
         finally:
             run.stop.at_once = False
     except WorkerDied as error:
@@ -150,7 +153,7 @@ def _wait_for(run: Run, batches: Iterator[Batch]) -> list[Batch]:
 def _inspect(run: Run, micro_batches: list[Batch]) -> None:
     """Draw the run's first batch, once, and refuse damaged images where they are not to be left out."""
     picture = run.output / "batch.jpg"
-    if run.processes.is_first and not picture.exists():
+    if run.processes.writes and not picture.exists():
         with suppress(OSError):  # training goes on without the picture; of a full disk the checkpoint tells
             draw_batch(picture, micro_batches[0], run.train_set.category_names)
     bad = [message for batch in micro_batches for message in batch.bad_images]
@@ -162,7 +165,6 @@ def _step(run: Run, micro_batches: list[Batch]) -> list[dict[str, Tensor]]:
     """Make one optimizer step. Returns the losses of its micro-batches, which stay on the device until `_log` wants them."""
     recipe, state, step = run.recipe, run.state, run.progress.step
     state.keep_statistics()
-    torch.manual_seed(seed_of(recipe.seed, "step", step, run.processes.rank))
     factor = learning_rate_factor(recipe, step, run.steps_per_epoch)
     for group in state.optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
@@ -171,6 +173,7 @@ def _step(run: Run, micro_batches: list[Batch]) -> list[dict[str, Tensor]]:
     losses: list[dict[str, Tensor]] = []
     for i, batch in enumerate(micro_batches):
         pixel_values, pixel_mask, labels = _on_device(run, batch)
+        torch.manual_seed(seed_of(recipe.seed, "step", step, run.parts[i]))  # the same whichever process makes it
         last = i == len(micro_batches) - 1  # gradients travel between processes once, with the last
         with nullcontext() if last else run.accelerator.no_sync(run.ddp):
             output = run.ddp(pixel_values, pixel_mask, labels=labels, normalizers=normalizers)

@@ -190,7 +190,7 @@ class _Trial:
         mask = None if batch.pixel_mask is None else batch.pixel_mask[:count]
         part = dataclasses.replace(batch, images=batch.images[:count], pixel_mask=mask, labels=batch.labels[:count])
         # From the second micro-batch of a step on there are gradients beside the activations.
-        times = min(2, self.run.recipe.accumulate)
+        times = min(2, len(self.run.parts))
         begin_peak(self.device)
         started = time.perf_counter()
         with suppress(LossNotFinite):  # of drawn pixels; whether that of pictures is, the next batch tells
@@ -208,7 +208,7 @@ class _Trial:
         run, found = self.run, self.found
         data, keys = run.loader.dataset, iter(self.batches)
         started = time.perf_counter()
-        batches = [collate([data[key] for key in next(keys)]) for _ in range(run.recipe.accumulate)]
+        batches = [collate([data[key] for key in next(keys)]) for _ in run.parts]
         found.loading_seconds = time.perf_counter() - started
         largest = torch.Size(found.shape).numel()
         expected = found.step_seconds * sum(batch.images.numel() for batch in batches) / largest

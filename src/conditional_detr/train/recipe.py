@@ -62,7 +62,7 @@ class Recipe:
             {train,valid}/_annotations.coco.json, or one JSON file of all images. YOLO: data.yaml. Pascal VOC: XML files in
             {train,val}/ or annotations/, or ImageSets/Main/. CVAT for images, LabelMe, Open Images. For "panoptic": annotations/panoptic_{train,val}2017.json
             with a folder of PNG files of that name, or annotations/panoptic_{train,val}.json with panoptic/{train,val}/.
-        output: Folder of the run. Default: runs/ and the recipe's name.
+        output: Folder of the run, or its address (s3://bucket/run), which is a copy of one in the cache. Default: runs/ and the recipe's name.
         resume: "auto" continues from the newest whole checkpoint in the output folder, if there is one; or the path of a
             checkpoint.
         preflight: Before the first step, for a minute at most, try what would fail later: the largest batch that the data can make,
@@ -83,7 +83,7 @@ class Recipe:
         image_size: Short side in pixels in evaluation and prediction.
         max_size: Longest long side in pixels in evaluation and prediction.
         augmentation: What happens to training images.
-        group_by_shape: Put training images of like shape into a batch, so that less padding is computed.
+        group_by_shape: Put images of like shape, once augmented, into a batch, so that less padding is computed.
         skip_bad_images: Leave out images that are missing or damaged, and count them, instead of stopping.
         epochs: Passes over the training images.
         batch_size: Images of an optimizer step, over all processes and accumulated micro-batches.

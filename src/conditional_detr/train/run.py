@@ -24,7 +24,8 @@ class Run:
 
     Attributes:
         val_set: None where there is nothing to validate on.
-        loader: this process's micro-batches, from the step that the run begins at to the last.
+        parts: which of a step's micro-batches are this process's.
+        loader: these, from the step that the run begins at to the last.
         state: all that training changes, and that a checkpoint holds; its model is the plain one.
         ddp: the same model as training calls it: under DistributedDataParallel where there are several processes.
         processor: of the model's inputs.
@@ -38,6 +39,7 @@ class Run:
     accelerator: Accelerator
     train_set: DetectionDataset
     val_set: DetectionDataset | None
+    parts: range
     loader: DataLoader
     steps_per_epoch: int
     state: TrainingState
@@ -60,8 +62,15 @@ class Run:
         return self.recipe.epochs * self.steps_per_epoch
 
     def save(self) -> Path:
-        """Let the first process write a checkpoint, and all wait until it is there. Returns its path."""
-        if self.processes.is_first:
+        """Let a process of each output folder write a checkpoint, and all wait until they are there. Returns its path."""
+        if self.processes.folders > 1:  # they are all to be the same
+            self.take_statistics()
+        if self.processes.writes:
             self.state.save()
         self.accelerator.wait_for_everyone()
         return self.state.checkpoint
+
+    def take_statistics(self) -> None:
+        """Take batch norm's statistics from the first process: each has its own."""
+        average = self.state.average
+        self.processes.take_from_first([*self.state.model.buffers(), *([] if average is None else average.buffers())])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from timm.layers import convert_sync_batchnorm
 from torch.utils.data import DataLoader
 
 from ..data.dataset import DetectionDataset, check_same_categories
-from ..data.sampler import TrainingBatches
+from ..data.sampler import TrainingBatches, steps_of_an_epoch
 from ..data.samples import TrainingSet, collate
 from ..data.splits import has_split, read_split_files, read_splits
 from ..data.transforms import training_transform
@@ -29,7 +30,7 @@ from .log import RunLog
 from .model import build_model, check_learned_positions
 from .optimizer import MovingAverage, build_optimizer
 from .recipe import Recipe
-from .resume import find_checkpoint
+from .resume import Found, find_checkpoint
 from .run import Run
 from .state import SavedState, TrainingState
 from .validation import best_so_far
@@ -45,18 +46,19 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
         TrainingError: the run cannot be resumed.
     """
     accelerator = _accelerator(recipe)
-    processes = Processes(accelerator, stop)
-    _check_processes(recipe, processes)
+    processes = Processes(stop)
+    _check_micro_batches(recipe, processes, micro_batches(recipe, processes.count))
     train_set, val_set = read_data(recipe)
     if val_set is not None:
         check_same_categories(train_set, val_set)
-    batches = _batches(recipe, train_set, processes)
+    samples = _samples(recipe, train_set)
+    steps_per_epoch = steps_of_an_epoch(len(train_set), recipe.batch_size)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    state, notes = _state(recipe, accelerator, processes, train_set, val_set, batches.steps_per_epoch)
+    state, notes = _state(recipe, accelerator, processes, train_set, val_set, steps_per_epoch)
     check_learned_positions(recipe, state.model, train_set, val_set)
-    batches.start_step = state.progress.step
-    log = RunLog(Path(recipe.output), recipe.epochs * batches.steps_per_epoch, processes.is_first)
+    batches = _batches(recipe, samples, processes, state)
+    log = RunLog(Path(recipe.output), recipe.epochs * steps_per_epoch, processes.is_first)
     log.best = best_so_far(recipe.task, state.progress)
     processor = image_processor_of(type(state.model.config))(
         size={"shortest_edge": recipe.image_size, "longest_edge": recipe.max_size}
@@ -74,8 +76,9 @@ def set_up(recipe: Recipe, stop: StopRequest) -> Run:
         accelerator=accelerator,
         train_set=train_set,
         val_set=val_set,
-        loader=_loader(recipe, train_set, batches, processes.device),
-        steps_per_epoch=batches.steps_per_epoch,
+        parts=batches.own_parts,
+        loader=_loader(recipe, samples, batches, processes.device),
+        steps_per_epoch=steps_per_epoch,
         state=state,
         ddp=ddp,
         processor=processor,
@@ -98,14 +101,30 @@ def _accelerator(recipe: Recipe) -> Accelerator:
     )
 
 
-def _check_processes(recipe: Recipe, processes: Processes) -> None:
-    if recipe.batch_size % (processes.count * recipe.accumulate):
+def micro_batches(recipe: Recipe, processes: int) -> int:
+    """Into how many micro-batches a step is split.
+
+    Args:
+        processes: the most that the run has had: fewer make the same ones, some of them one after another.
+    """
+    return processes * recipe.accumulate
+
+
+def _check_micro_batches(recipe: Recipe, processes: Processes, parts: int) -> None:
+    if recipe.batch_size < parts:
         raise ValueError(
-            f"batch_size {recipe.batch_size} does not divide into {processes.count} processes × {recipe.accumulate} "
-            "micro-batches: it counts the images of a step over all of them"
+            f"batch_size {recipe.batch_size} does not divide into {parts // recipe.accumulate} processes × "
+            f"{recipe.accumulate} micro-batches: it counts the images of a step over all of them"
         )
-    if recipe.sync_batch_norm and not processes.alone and processes.device.type == "cpu":
+    if not recipe.sync_batch_norm or processes.alone:
+        return
+    if processes.device.type == "cpu":
         raise ValueError("sync_batch_norm needs GPUs: PyTorch's synchronised batch norm has no CPU version")
+    if parts % processes.count:
+        raise ValueError(
+            f"sync_batch_norm needs as many micro-batches on each process, and the {parts} of a step do not divide into "
+            f"{processes.count} processes: start a number that divides them"
+        )
 
 
 def read_data(recipe: Recipe) -> tuple[DetectionDataset, DetectionDataset | None]:
@@ -136,24 +155,30 @@ def read_data(recipe: Recipe) -> tuple[DetectionDataset, DetectionDataset | None
     return sets["train"], sets.get("val")
 
 
-def _batches(recipe: Recipe, train_set: DetectionDataset, processes: Processes) -> TrainingBatches:
+def _samples(recipe: Recipe, train_set: DetectionDataset) -> TrainingSet:
+    settings = recipe.augmentation
+    return TrainingSet(train_set, training_transform(settings), recipe.seed, settings.least_side)
+
+
+def _batches(recipe: Recipe, samples: TrainingSet, processes: Processes, state: TrainingState) -> TrainingBatches:
+    parts = micro_batches(recipe, state.processes)
+    _check_micro_batches(recipe, processes, parts)
     return TrainingBatches(
-        train_set.sizes,
+        len(samples.dataset),
         batch_size=recipe.batch_size,
-        parts=processes.count * recipe.accumulate,
-        own_parts=range(processes.rank * recipe.accumulate, (processes.rank + 1) * recipe.accumulate),
+        parts=parts,
+        own_parts=processes.share(parts),
         epochs=recipe.epochs,
         seed=recipe.seed,
-        group_by_shape=recipe.group_by_shape,
+        start_step=state.progress.step,
+        drawn_size=samples.drawn_size if recipe.group_by_shape else None,
     )
 
 
-def _loader(recipe: Recipe, data: DetectionDataset, batches: TrainingBatches, device: torch.device) -> DataLoader:
-    settings = recipe.augmentation
-    dataset = TrainingSet(data, training_transform(settings), recipe.seed, settings.least_side)
+def _loader(recipe: Recipe, samples: TrainingSet, batches: TrainingBatches, device: torch.device) -> DataLoader:
     workers = worker_count(recipe.workers)
     return DataLoader(
-        dataset,
+        samples,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=InSharedMemory(collate),
@@ -174,6 +199,11 @@ def _state(
 ) -> tuple[TrainingState, list[str]]:
     """The state to begin with, and what its user should know about it."""
     data = [dataset.fingerprint() for dataset in (train_set, val_set) if dataset is not None]
+    if (other := processes.first_other(data)) is not None:
+        raise ValueError(
+            f"process {other} reads other images or annotations than process 0 in {recipe.data or recipe.train_annotations}: "
+            "all machines need the same data"
+        )
 
     def build(saved: SavedState | None) -> tuple[TrainingState, list[str]]:
         model, notes = build_model(recipe, train_set, saved)
@@ -182,17 +212,32 @@ def _state(
         model.to(processes.device).to(memory_format=torch.channels_last)
         average = MovingAverage(model, recipe.ema) if recipe.ema else None
         optimizer = build_optimizer(recipe, model)
-        state = TrainingState(recipe, data, model, optimizer, average, accelerator.scaler)
+        most = max(processes.count, 0 if saved is None else saved.processes)
+        state = TrainingState(recipe, data, most, model, optimizer, average, accelerator.scaler)
         if saved is not None:
             state.restore(saved)
         return state, notes
 
-    found, built = processes.from_first(lambda: find_checkpoint(recipe, data, steps_per_epoch, build))
-    # The first process has built what it found, to see whether it fits.
+    def find() -> tuple[Found | None, tuple[TrainingState, list[str]] | None]:
+        return find_checkpoint(recipe, data, steps_per_epoch, build)
+
+    def step_of(found: Found | None) -> int | None:
+        return None if found is None else found.saved.progress.step
+
+    if recipe.resume in ("", "auto"):
+        found, built = processes.from_newest(find, step_of)
+    else:
+        found, built = processes.from_first(find)
+    # The process that found it has built it, to see whether it fits.
     state, notes = built if built is not None else build(None if found is None else found.saved)
     if found is not None:
         notes += _take_threads(recipe, found.saved.threads, processes.device)
         notes.append(f"continuing from {found.path} (step {state.progress.step})")
+        if state.processes > processes.count:
+            parts = micro_batches(recipe, state.processes)
+            notes.append(
+                f"{processes.count} of {state.processes} processes: they make all {parts} micro-batches of a step"
+            )
     return state, notes
 
 
@@ -208,13 +253,9 @@ def _take_threads(recipe: Recipe, before: int, device: torch.device) -> list[str
 
 
 def introduce(run: Run) -> None:
-    """Say what is about to happen, and make the run's folder ready for it: the log up to the step that the run begins at,
-    no checkpoints of later ones, and the effective recipe."""
+    """Say what is about to happen, and make the run's folder ready for it."""
     recipe, state, say = run.recipe, run.state, run.log.say
-    run.output.mkdir(parents=True, exist_ok=True)
-    run.log.start(state.progress.step, state.progress.evaluated_step)
-    if run.processes.is_first:
-        put_aside_after(run.output / "checkpoints", state.progress.step)
+    _prepare_folder(run)
     config, parameters = state.model.config, list(state.model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     groups = f" in each of {config.query_groups} groups" if config.query_groups > 1 else ""
@@ -237,7 +278,25 @@ def introduce(run: Run) -> None:
         )
     for note in run.notes:
         say(note)
-    if run.processes.is_first:
+    if run.processes.folders > 1:
+        say(
+            f"{run.processes.folders} output folders, as the machines share no disk: each has a copy of all that is saved"
+        )
+    run.accelerator.init_trackers("tensorboard")
+
+
+def _prepare_folder(run: Run) -> None:
+    """On each disk: the log up to the step that the run begins at, no checkpoints of later ones, the best model so far, and
+    the effective recipe."""
+    recipe, processes, step = run.recipe, run.processes, run.progress.step
+    run.output.mkdir(parents=True, exist_ok=True)
+    processes.settle_writers(run.output)
+    run.log.writes = processes.writes
+    if processes.folders > 1 and step:
+        for path, content in processes.copy_from_holder(run.output, ("log.jsonl", "best/*")):
+            write_atomically(path, partial(Path.write_bytes, data=content))
+    run.log.start(step, run.progress.evaluated_step)
+    if processes.writes:
+        put_aside_after(run.output / "checkpoints", step)
         text = yaml.safe_dump(recipe.to_dict(), sort_keys=False, allow_unicode=True)
         write_atomically(run.output / "recipe.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
-    run.accelerator.init_trackers("tensorboard")

@@ -67,6 +67,8 @@ class TrainingState:
     Args:
         recipe: of the run.
         data: fingerprints of the training and the validation set.
+        processes: the most that the run has had at once. They decide into how many micro-batches a step is split, so that
+            fewer processes make the same ones.
         model: on its device, in the layout it is trained in.
         optimizer: of the model's parameters.
         average: the moving average of the model's weights, where the recipe asks for one.
@@ -77,12 +79,13 @@ class TrainingState:
         self,
         recipe: Recipe,
         data: list[int],
+        processes: int,
         model: ObjectDetectionModel | SegmentationModel,
         optimizer: torch.optim.Optimizer,
         average: MovingAverage | None,
         scaler: torch.amp.GradScaler | None,
     ) -> None:
-        self.recipe, self.data, self.scaler = recipe, data, scaler
+        self.recipe, self.data, self.processes, self.scaler = recipe, data, processes, scaler
         self.model, self.optimizer, self.average = model, optimizer, average
         self.progress, self.pace = Progress(), Pace()
         # What a forward pass changes in training: batch norm's statistics, and those from before the step.
@@ -113,6 +116,7 @@ class TrainingState:
             "recipe": self.recipe.to_dict(),
             "data": self.data,
             "threads": torch.get_num_threads(),
+            "processes": self.processes,
             "config": {"model_type": self.model.config.model_type, **self.model.config.to_dict()},
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -172,6 +176,7 @@ class SavedState:
     recipe: dict[str, Any]
     data: list[Any]
     threads: int  # 0 where it was not kept
+    processes: int  # likewise
     config: dict[str, Any] | None  # of the model, with its `model_type`
     model: Mapping[str, Any]
     optimizer: dict[str, Any]
@@ -183,7 +188,7 @@ class SavedState:
     @classmethod
     def parse(cls, path: Path, content: Any) -> SavedState:
         """Check the content of a file: it must have `recipe`, `data`, `model`, `optimizer` and `progress`; `config`, `ema`,
-        `scaler`, `pace` and `threads` may be absent, and all but the last None, as versions before wrote it.
+        `scaler`, `pace`, `threads` and `processes` may be absent, and all but the last two None, as versions before wrote it.
 
         Raises:
             ValueError: it is no checkpoint, or a damaged one; the message names the file.
@@ -206,15 +211,16 @@ class SavedState:
         pace = content.get("pace") or {}
         _check_numbers(path, "progress", Progress, progress)
         _check_numbers(path, "pace", Pace, pace)
-        threads = content.get("threads", 0)
-        if not isinstance(threads, int) or not 0 <= threads <= MOST["threads"]:
-            raise ValueError(f"{path} is damaged: it says that it was of {threads!r} threads")
+        counts = {name: content.get(name, 0) for name in ("threads", "processes")}
+        for name, count in counts.items():
+            if type(count) is not int or not 0 <= count <= MOST.get(name, count):
+                raise ValueError(f"{path} is damaged: it says that it was of {count!r} {name}")
         if step_in_name(path) not in (None, progress["step"]):
             raise ValueError(f"{path} is damaged: it says that it is of step {progress['step']}")
         return cls(
             recipe=content["recipe"],
             data=content["data"],
-            threads=threads,
+            **counts,
             config=content.get("config"),
             model=content["model"],
             optimizer=content["optimizer"],

@@ -41,8 +41,7 @@ def validate(run: Run) -> None:
     if run.val_set is None:
         state.progress.evaluated_step = state.progress.step
         return run.log.draw_curves()
-    # The checkpoint, too, has the first process's statistics.
-    run.processes.take_from_first([*state.model.buffers(), *([] if state.average is None else state.average.buffers())])
+    run.take_statistics()  # the checkpoint, too, has the first process's
     try:
         metrics = evaluate_on(run, run.val_set, run.output / "validation.jpg")
     except Interrupted as stopped:
@@ -90,7 +89,7 @@ def _record(run: Run, metrics: Metrics) -> None:
     if metrics.headline > progress.best:
         progress.best, progress.best_step, progress.evaluations_since_best = metrics.headline, progress.step, 0
         run.log.best = best_so_far(run.recipe.task, progress)
-        if run.processes.is_first:
+        if run.processes.writes:
             write_model(run, run.output / "best", run.state.evaluated_model, summary)
             write_json(run.output / "best" / "metrics.json", {"step": progress.step, **metrics.to_dict()})
     if low_for_half_the_run(run):
@@ -107,7 +106,8 @@ def write_model(
 ) -> None:
     """Write a model and its processor; the figures go into its card."""
     figures: dict[str, float] = {name: summary[name] for name in ON_THE_CARD if name in summary}
-    dataset = Path(run.recipe.data).name or run.train_set.annotation_file.stem
+    data = Path(run.recipe.data)  # a folder, or its data.yaml
+    dataset = (data.parent if data.is_file() else data).name or run.train_set.annotation_file.stem
     model.save_pretrained(folder, dataset=dataset, metrics=figures)
     run.processor.save_pretrained(folder)
 
@@ -116,10 +116,10 @@ def finish(run: Run) -> dict[str, Any]:
     """Write `model/` (the best weights, or the last where nothing was evaluated), metrics.json and curves.png.
 
     Returns:
-        The contents of metrics.json, on the first process.
+        The contents of metrics.json, on the processes that write.
     """
     summary: dict[str, Any] = {}
-    if run.processes.is_first:
+    if run.processes.writes:
         best, model = run.output / "best", run.state.evaluated_model
         if run.progress.best >= 0 and (best / "config.json").is_file():
             model = type(run.state.model).from_pretrained(best)

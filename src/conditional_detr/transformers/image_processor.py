@@ -20,8 +20,9 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import load_image
 
 from ..checkpoints.hub import HUB_OPTIONS
+from ..images.arrays import image_list
 from ..images.prepare import Preprocessing
-from ..images.read import as_rgb_tensor, image_list
+from ..images.read import as_rgb_tensor
 from ..images.sizes import pad_size_dict, size_dict
 from ..processors.annotations import Labels, pad_labels, read_labels
 from ..processors.encoding import encode

@@ -27,16 +27,18 @@ from safetensors.numpy import save_file
 from ...files import remove_leftovers, write_atomically
 from ..dataset import DetectionDataset
 from ..object_masks import InstanceMasks, PanopticMasks
+from ..sharing import SharedList
 from .image_files import exist
 
 logger = logging.getLogger(__name__)
 
-VERSION = "2"  # changes with what is in an index, and with what the readers make of a file
+VERSION = "3"  # changes with what is in an index, and with what the readers make of a file
 LEAST = 2**22  # bytes of annotations: fewer are read in some hundredths of a second
 MOST = 16  # indices that are kept; those used last
 PATIENCE = 600.0  # seconds that another process is waited for, which is reading
 SAMPLES, SAMPLE = 64, 2**12  # pieces of the file that are looked at, and their bytes
 KINDS = {"I64": np.int64, "F32": np.float32, "BOOL": np.bool_, "U8": np.uint8}  # as safetensors calls them
+LISTS = ("image_ids", "file_names", "masks.file_names")  # one item an image
 GIVEN = ("annotation_file", "image_folder", "ground_truth", "panoptic_truth", "masks")  # fields that are no content
 
 
@@ -88,6 +90,7 @@ def indexed(
         dataset = read()
         if writable:
             _save(index, dataset, state)
+            return _load(index, given, pngs, skip_missing) or dataset  # in memory that others share
         return dataset
 
 
@@ -129,6 +132,10 @@ def _save(index: Path, dataset: DetectionDataset, state: str) -> None:
     elif isinstance(masks, PanopticMasks):
         arrays |= {"masks.segment_ids": masks.segment_ids}
         others["masks.file_names"] = masks.file_names
+    for name in LISTS:
+        if name in others:
+            items = SharedList(others.pop(name))
+            arrays |= {f"{name}.texts": items.texts, f"{name}.first": items.first}
     arrays["others"] = np.frombuffer(json.dumps(others).encode(), dtype=np.uint8)
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     facts = {"version": VERSION, "state": state, "crc": str(_crc(arrays))}
@@ -189,7 +196,10 @@ def _restored(
     arrays: dict[str, np.ndarray], others: dict[str, Any], given: dict[str, Any], pngs: Path | None
 ) -> DetectionDataset:
     masks: InstanceMasks | PanopticMasks | None = None
-    if "masks.first" in arrays:
+    for name in LISTS:
+        if f"{name}.texts" in arrays:
+            others[name] = SharedList.of(arrays.pop(f"{name}.texts"), arrays.pop(f"{name}.first"))
+    if "masks.run_length_bytes" in arrays:
         masks = InstanceMasks(arrays["sizes"], arrays.pop("masks.run_length_bytes"), arrays.pop("masks.first"))
     elif "masks.segment_ids" in arrays and pngs is not None:
         names = others.pop("masks.file_names")

@@ -13,22 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..engines.engine import installed
-from ..engines.files import ONNX, OPENVINO, TORCH
-from ..engines.openvino import ENTRY as OPENVINO_ENTRY
-from ..engines.program import ENTRY as PROGRAM_ENTRY
 from ..messages import one_line, shown
+from .engine import installed
+from .files import ONNX, OPENVINO, TORCH
 from .graph import Graph
+from .openvino import ENTRY as OPENVINO_ENTRY
+from .program import ENTRY as PROGRAM_ENTRY
 
 OPSETS = range(20, 24)
 OPSET = 20  # 23 has an operator for attention, which few engines know yet
 SUFFIXES = {"onnx": ONNX, "openvino": "", "torch": TORCH}  # OpenVINO's two files lie in a folder
 
-Write = Callable[[Graph, Mapping[str, str], Path, int], Path]
+Finish = Callable[[Path], None]  # changes an ONNX file in place
+Write = Callable[[Graph, Mapping[str, str], Path, int, Finish | None], Path]
 
 
-def write_onnx(graph: Graph, metadata: Mapping[str, str], folder: Path, opset: int) -> Path:
+def write_onnx(
+    graph: Graph, metadata: Mapping[str, str], folder: Path, opset: int, finish: Finish | None = None
+) -> Path:
     """An ONNX file in `folder`, weights within.
+
+    Args:
+        finish: what is done to the file last, such as quantising it.
 
     Raises:
         ValueError: a library is not installed, or the model holds something that ONNX has no operator for.
@@ -53,17 +59,21 @@ def write_onnx(graph: Graph, metadata: Mapping[str, str], folder: Path, opset: i
         assert program is not None
         program.model.metadata_props.update(metadata)
         program.save(path)
+    if finish is not None:
+        finish(path)
     return path
 
 
-def write_openvino(graph: Graph, metadata: Mapping[str, str], folder: Path, opset: int) -> Path:
+def write_openvino(
+    graph: Graph, metadata: Mapping[str, str], folder: Path, opset: int, finish: Finish | None = None
+) -> Path:
     """OpenVINO's two files in `folder`, made from ONNX. It keeps float16 weights, and computes with them in float32.
 
     Raises:
         ValueError: see `write_onnx`.
     """
     installed("openvino", "openvino")
-    between = write_onnx(graph, {}, folder, opset)
+    between = write_onnx(graph, {}, folder, opset, finish)
     path = openvino_of_onnx(between, metadata, folder)
     between.unlink()
     return path
@@ -80,8 +90,10 @@ def openvino_of_onnx(file: Path, metadata: Mapping[str, str], folder: Path) -> P
     return path
 
 
-def write_torch(graph: Graph, metadata: Mapping[str, str], folder: Path, opset: int) -> Path:
-    """A program of `torch.export` in `folder`.
+def write_torch(
+    graph: Graph, metadata: Mapping[str, str], folder: Path, opset: int, finish: Finish | None = None
+) -> Path:
+    """A program of `torch.export` in `folder`; no ONNX file comes before it.
 
     Raises:
         ValueError: the model holds something that cannot be traced.
