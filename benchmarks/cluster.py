@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,11 @@ def rates(model: Path, images: Path, folder: Path, options: Namespace) -> list[d
             else:
                 expected = alone(model, images, output, watches[-1])
     rows = []
-    for name, watches in runs.items():
+    for number, (name, watches) in enumerate(runs.items()):
         rates = [1 / watch.a_picture(lambda moment: moment.seconds) for watch in watches]
-        work = [1e3 * watch.a_picture(lambda moment: moment.processor) for watch in watches]
+        # Without a cluster, what is left of the one before is not at work here, and ends on the way.
+        used = attrgetter("processor" if number else "driver")
+        work = [1e3 * watch.a_picture(used) for watch in watches]
         rows.append(
             {
                 "name": name,
