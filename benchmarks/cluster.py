@@ -287,7 +287,7 @@ def draw(axes: Any, watch: Watch) -> None:
     axes.plot(
         done, [moment.driver_mib for moment in watch.moments], label="this process, which reads the list and waits"
     )
-    axes.set(xlabel="pictures done", ylabel="MiB, without what is shared or of files", ylim=(0, None))
+    axes.set(xlabel="pictures done", ylabel="MiB, unshared", ylim=(0, None))
     axes.legend()
 
 
