@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin
 
+# PyTorch's types, by the names that users give them; under autocast None computes in float32.
+PRECISIONS: dict[str, str | None] = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 # What other programs call the same thing; of several, the first that the command has is named.
 OTHER_NAMES = {
     "amp": ("precision",),

@@ -1,12 +1,9 @@
-"""The precision of computation: as users name it, and that of boxes, scores and losses."""
+"""The precision of boxes, scores and losses."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-# Under autocast; None computes in float32.
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def at_least_float32(values: Tensor) -> Tensor:

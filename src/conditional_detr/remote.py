@@ -3,17 +3,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 AT_ONCE = 256  # files
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # how one begins
 
 
 def is_remote(place: str | Path) -> bool:
-    """Whether this is an address, and no path."""
-    return isinstance(place, str) and "://" in place
+    """Whether this is an address, such as s3://bucket/folder, and no path."""
+    return isinstance(place, str) and ADDRESS.match(place) is not None
+
+
+def name_in_cache(address: str) -> str:
+    """What stands for an address among the files of the cache."""
+    return hashlib.blake2b(address.rstrip("/").encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 class RemoteFolder:

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.shares import SHARES
+from ..options import PRECISIONS
 from .parser import CommandParser
 from .usage import UsageError
-
-# PyTorch's names, which say the same without loading it; see `precision.PRECISIONS`.
-DTYPES = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 
 
 def values_of(parser: CommandParser, arguments: list[str], output_is_file: bool = False) -> dict[str, Any]:
@@ -189,7 +187,7 @@ def image_size_of(values: dict[str, Any]) -> dict[str, Any]:
 def speed_of(values: dict[str, Any]) -> dict[str, Any]:
     """Take what `add_speed` added out of `values`, as arguments of `Detector.from_pretrained`."""
     precision = values.pop("precision")
-    if precision not in DTYPES:
-        raise UsageError(f"--precision is {precision!r}; it is {', '.join(DTYPES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision is {precision!r}; it is {', '.join(PRECISIONS)}")
     engine = values.pop("engine", "")
-    return {"dtype": DTYPES[precision], "compile": values.pop("compile"), **({"engine": engine} if engine else {})}
+    return {"dtype": PRECISIONS[precision], "compile": values.pop("compile"), **({"engine": engine} if engine else {})}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,15 +16,10 @@ from pyarrow import ArrowInvalid, fs
 
 from ..files import write_atomically
 from ..messages import one_line, printable
+from ..remote import ADDRESS, is_remote
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # What is written there becomes visible once it is whole.
 WHOLE_OR_ABSENT = ("s3", "gcs", "abfs")
-
-
-def is_address(name: str) -> bool:
-    """Whether this names something that is not on a disk of this machine, such as s3://bucket/folder."""
-    return _ADDRESS.match(name) is not None
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Place:
     @classmethod
     def of(cls, name: str | os.PathLike[str]) -> Place:
         text = os.fspath(name)
-        return cls(text.rstrip("/") if is_address(text) else os.path.abspath(text))
+        return cls(text.rstrip("/") if is_remote(text) else os.path.abspath(text))
 
     def __str__(self) -> str:
         return printable(self.name)
@@ -56,7 +50,7 @@ class Place:
     @property
     def path(self) -> Path | None:
         """Of what is on a disk."""
-        return None if is_address(self.name) else Path(self.name)
+        return None if is_remote(self.name) else Path(self.name)
 
     def opened(self) -> tuple[fs.FileSystem, str]:
         """The file system, and the path in it.
@@ -64,7 +58,7 @@ class Place:
         Raises:
             OSError: it cannot be reached, or there is no such kind of file system here.
         """
-        found = _ADDRESS.match(self.name)
+        found = ADDRESS.match(self.name)
         if found is None:
             return fs.LocalFileSystem(), self.name
         root = found[0] + self.name[found.end() :].partition("/")[0]

@@ -20,8 +20,9 @@ from ..images.open_file import ImageFile
 from ..images.prepare import Preprocessing
 from ..messages import printable
 from ..predict.batches import batches_of_canvases, canvas_of
+from ..remote import is_remote
 from .listing import names_in
-from .places import Place, is_address
+from .places import Place
 
 AT_ONCE = 16  # files that are fetched at once from a bucket, which answers slowly and many
 KEPT = 2**28  # bytes of fetched files that are kept until they are decoded; those beyond are fetched again
@@ -175,7 +176,7 @@ class _Files:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self._kept: dict[int, bytes | OSError] = {}
-        remote = [i for i, name in enumerate(names) if is_address(name)]
+        remote = [i for i, name in enumerate(names) if is_remote(name)]
         size = 0
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for first in range(0, len(remote), AT_ONCE):
@@ -194,7 +195,7 @@ class _Files:
 
     def file(self, i: int) -> ImageFile:
         """A path, or an open file. Raises OSError: it cannot be fetched."""
-        if not is_address(self.names[i]):
+        if not is_remote(self.names[i]):
             return Path(self.names[i])
         content = self._kept[i] if i in self._kept else self._fetch(i)
         if isinstance(content, OSError):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import logging
 from pathlib import Path
 
 from filelock import FileLock
 
-from ..remote import RemoteFolder, is_remote
+from ..remote import RemoteFolder, is_remote, name_in_cache
 from .formats.index import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -33,8 +32,7 @@ def _fetched(address: str) -> Path:
         raise OSError(
             f"{address} would be fetched to a cache, and CDETR_CACHE says that there is none: set it to a folder"
         )
-    digest = hashlib.blake2b(address.rstrip("/").encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-    folder = cache / "data" / digest / Path(address.rstrip("/")).name
+    folder = cache / "data" / name_in_cache(address) / Path(address.rstrip("/")).name
     there = RemoteFolder(address)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):

@@ -23,8 +23,9 @@ class TrainingBatches(Sampler):
     """The micro-batches of one process, from a given step to the end of training, as lists of (epoch, index).
 
     A step takes `batch_size` images in all, the next ones of the epoch's permutation, whatever the number of processes
-    and micro-batches they are split over; where it does not divide, micro-batches differ by one image. Images that do not fill a last step are left for the next epoch's
-    permutation; a set smaller than a step is repeated to fill it, if that is of at most `REPEATED_BATCH` images.
+    and micro-batches they are split over; where it does not divide, micro-batches differ by one image. Images that do not
+    fill a last step are left for the next epoch's permutation; a set smaller than a step is repeated to fill it, if that is
+    of at most `REPEATED_BATCH` images.
 
     Args:
         images: how many there are.

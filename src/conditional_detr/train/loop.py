@@ -12,8 +12,8 @@
     finish          the model to keep, and its figures                                       validation.py
 
 A step is a function of the recipe and the step's number: which images it takes, how they are augmented, which units
-dropout drops in each micro-batch, what the learning rates are. So resuming needs the weights and the optimizer's state and nothing else, and
-continues exactly. Validation comes after saving, so one that is stopped or fails is done on resuming.
+dropout drops in each micro-batch, what the learning rates are. So resuming needs the weights and the optimizer's state and
+nothing else, and continues exactly. Validation comes after saving, so one that is stopped or fails is done on resuming.
 """
 
 from __future__ import annotations

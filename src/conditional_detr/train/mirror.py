@@ -8,7 +8,6 @@ elsewhere, fetches what is newer there than in the cache, and takes the newest w
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import shutil
 import tempfile
@@ -21,7 +20,7 @@ from filelock import FileLock
 
 from ..data.formats.index import cache_folder
 from ..files import write_atomically
-from ..remote import RemoteFolder, is_remote
+from ..remote import RemoteFolder, is_remote, name_in_cache
 from .checkpoint_files import checkpoints, step_in_name
 from .distributed import join
 from .recipe import Recipe
@@ -34,15 +33,14 @@ def folder_of(output: str) -> Path:
     """The folder in which a run trains: in the cache where its output is an address."""
     if not is_remote(output):
         return Path(output)
-    digest = hashlib.blake2b(output.rstrip("/").encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
-    return (cache_folder() or Path(tempfile.gettempdir()) / "conditional-detr") / "runs" / digest
+    return (cache_folder() or Path(tempfile.gettempdir()) / "conditional-detr") / "runs" / name_in_cache(output)
 
 
 def recipe_of(output: str) -> Path:
-    """Where the recipe of a run is, if there is one; fetched first, where it is at an address."""
-    if is_remote(output):
-        Mirror(output).fetch()
-    return folder_of(output) / "recipe.yaml"
+    """Where the recipe of a run at an address is, if there is one; the run is fetched first."""
+    mirror = Mirror(output)
+    mirror.fetch()
+    return mirror.folder / "recipe.yaml"
 
 
 @contextmanager

@@ -62,7 +62,8 @@ class Recipe:
             {train,valid}/_annotations.coco.json, or one JSON file of all images. YOLO: data.yaml. Pascal VOC: XML files in
             {train,val}/ or annotations/, or ImageSets/Main/. CVAT for images, LabelMe, Open Images. For "panoptic": annotations/panoptic_{train,val}2017.json
             with a folder of PNG files of that name, or annotations/panoptic_{train,val}.json with panoptic/{train,val}/.
-        output: Folder of the run, or its address (s3://bucket/run), which is a copy of one in the cache. Default: runs/ and the recipe's name.
+        output: Folder of the run, or its address (s3://bucket/run), which is a copy of one in the cache. Default: runs/ and
+            the recipe's name.
         resume: "auto" continues from the newest whole checkpoint in the output folder, if there is one; or the path of a
             checkpoint.
         preflight: Before the first step, for a minute at most, try what would fail later: the largest batch that the data can make,

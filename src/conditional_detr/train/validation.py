@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..config import Task
 from ..data.dataset import DetectionDataset
 from ..evaluate.evaluation import HEADLINE, Metrics, evaluate
 from ..files import read_json, write_json
 from ..models.detector import ObjectDetectionModel
 from ..models.segmenter import SegmentationModel
-from ..precision import PRECISIONS
+from ..options import PRECISIONS
 from ..stopping import Interrupted
 from ..workers import WorkerDied, worker_count
 from .failures import LoadingEndedInEvaluation, stopped_before_saving
@@ -63,6 +65,7 @@ def evaluate_on(run: Run, dataset: DetectionDataset, picture: Path) -> Metrics |
         picture: where some of the images are drawn.
     """
     recipe = run.recipe
+    computed_in = PRECISIONS[recipe.precision]
     return evaluate(
         run.state.evaluated_model,
         run.processor,
@@ -70,7 +73,7 @@ def evaluate_on(run: Run, dataset: DetectionDataset, picture: Path) -> Metrics |
         batch_size=recipe.eval_batch_size,
         workers=worker_count(recipe.workers),
         skip_bad=recipe.skip_bad_images,
-        precision=PRECISIONS[recipe.precision],
+        precision=None if computed_in is None else getattr(torch, computed_in),
         stop=lambda: run.stop.signal,
         losses=len(dataset.boxes) > 0,
         picture=picture,
