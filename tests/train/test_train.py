@@ -307,3 +307,17 @@ def test_the_recipes_of_groups_differ_from_those_without_in_what_their_authors_c
     assert grouped["model"] == {**plain["model"], "query_groups": 11}
     drop = {12: [11], 50: [40]}[epochs]
     assert grouped == {**plain, "model": grouped["model"], "epochs": epochs, "drop_epochs": drop}
+
+
+def test_subnormal_numbers_are_zero_while_training_and_not_after(scenes, tmp_path):
+    def least_halved():
+        return float(torch.full((1,), 2.0**-126) * 0.5)
+
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor computes with subnormal numbers only")
+    torch.set_flush_denormal(False)
+    seen, hook = [], torch.nn.modules.module.register_module_forward_pre_hook
+    with hook(lambda module, inputs: seen.append(least_halved())):
+        train(small_recipe(scenes, tmp_path / "run", epochs=1))
+    assert seen and not any(seen)
+    assert least_halved() > 0

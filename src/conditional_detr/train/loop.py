@@ -33,6 +33,7 @@ from torch import Tensor
 from ..data.samples import Batch, seed_of
 from ..evaluate.evaluation import HEADLINE
 from ..losses.criterion import LossNormalizers, count_normalizers
+from ..precision import subnormals_are_zero
 from ..stopping import Interrupted, StopRequest
 from ..workers import WorkerDied, batches_of
 from .failures import (
@@ -72,7 +73,12 @@ def train(recipe: Recipe) -> dict[str, Any]:
         Interrupted: SIGTERM or Ctrl-C; the state is saved.
     """
     first = os.environ.get("RANK", "0") == "0"
-    with mirrored(recipe) as recipe, StopRequest(say=first) as stop, watching(Path(recipe.output)):
+    with (
+        mirrored(recipe) as recipe,
+        StopRequest(say=first) as stop,
+        watching(Path(recipe.output)),
+        subnormals_are_zero(),
+    ):
         try:
             return carry_out(set_up(recipe, stop))
         except Interrupted:
