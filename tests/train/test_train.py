@@ -251,6 +251,20 @@ def test_reduced_precision_and_gradient_checkpointing_train(scenes, tmp_path):
     assert rows(tmp_path / "bf16", "train")[-1]["loss"] > 0
 
 
+def test_subnormal_numbers_are_zero_while_training_and_not_after(scenes, tmp_path):
+    def least_halved():
+        return float(torch.full((1,), 2.0**-126) * 0.5)
+
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor computes with subnormal numbers only")
+    torch.set_flush_denormal(False)
+    seen, hook = [], torch.nn.modules.module.register_module_forward_pre_hook
+    with hook(lambda module, inputs: seen.append(least_halved())):
+        train(small_recipe(scenes, tmp_path / "run", epochs=1))
+    assert seen and not any(seen)
+    assert least_halved() > 0
+
+
 def test_schedules():
     recipe = Recipe(epochs=10, drop_epochs=[4, 8], warmup_steps=5)
     factors = [learning_rate_factor(recipe, step, 10) for step in (0, 4, 5, 39, 40, 79, 80)]
@@ -298,6 +312,22 @@ def test_every_shipped_recipe_is_valid():
         Recipe(**{**values, "augmentation": Augmentation(**values.get("augmentation", {}))})
 
 
+def test_the_small_model_that_is_fine_tuned_is_the_one_that_is_pretrained():
+    first, then = (read_recipe(find_recipe(name)) for name in ("pretrain_small", "finetune_small"))
+    assert first["model"].pop("use_pretrained_backbone")  # the second gets all its weights from the first
+    assert first["model"] == then["model"]
+    assert then["init_from"] == "runs/pretrain_small/model"
+
+
+def test_what_a_recipe_starts_from_is_named_with_the_command_that_makes_it(scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = read_recipe(find_recipe("finetune_small")) | {"data": str(scenes), "output": str(tmp_path / "run")}
+    message = "runs/pretrain_small/model does not exist: cdetr train --config pretrain_small makes it"
+    with pytest.raises(FileNotFoundError, match=message):
+        train(Recipe(**values))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("backbone", ["r50", "dc5_r50"])
 @pytest.mark.parametrize("epochs", [12, 50])
 def test_the_recipes_of_groups_differ_from_those_without_in_what_their_authors_changed(backbone, epochs):
@@ -307,17 +337,3 @@ def test_the_recipes_of_groups_differ_from_those_without_in_what_their_authors_c
     assert grouped["model"] == {**plain["model"], "query_groups": 11}
     drop = {12: [11], 50: [40]}[epochs]
     assert grouped == {**plain, "model": grouped["model"], "epochs": epochs, "drop_epochs": drop}
-
-
-def test_subnormal_numbers_are_zero_while_training_and_not_after(scenes, tmp_path):
-    def least_halved():
-        return float(torch.full((1,), 2.0**-126) * 0.5)
-
-    if not torch.set_flush_denormal(True):
-        pytest.skip("this processor computes with subnormal numbers only")
-    torch.set_flush_denormal(False)
-    seen, hook = [], torch.nn.modules.module.register_module_forward_pre_hook
-    with hook(lambda module, inputs: seen.append(least_halved())):
-        train(small_recipe(scenes, tmp_path / "run", epochs=1))
-    assert seen and not any(seen)
-    assert least_halved() > 0

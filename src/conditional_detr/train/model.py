@@ -19,7 +19,7 @@ from ..models.detector import ObjectDetectionModel
 from ..models.family import family_of
 from ..models.position import MAX_LEARNED_CELLS
 from ..models.segmenter import SegmentationModel
-from .recipe import Recipe
+from .recipe import Recipe, recipe_names
 from .state import SavedState
 
 # On fewer images, a transformer detector trained from random weights finds little; the run says so at its start.
@@ -102,6 +102,7 @@ def _from_checkpoint(
     Args:
         config: what the recipe alone would give.
     """
+    _check_made(recipe.init_from)
     model_class = _model_class(recipe, config)
     model = model_class.from_pretrained(recipe.init_from, **_model_fields(recipe))
     known, names = list(model.config.id2label.values()), list(data.category_names)
@@ -122,6 +123,15 @@ def _from_checkpoint(
         f"starting from {recipe.init_from}; its {len(known)} classes ({_first_of(known)}) are not the data's "
         f"{len(names)} ({_first_of(names)}), so the classifier is new"
     )
+
+
+def _check_made(init_from: str) -> None:
+    """Say how to make what a shipped recipe starts from, where it is what another one leaves and is not there yet."""
+    match Path(init_from).parts:
+        case ("runs", name, "model") if name in recipe_names() and not Path(init_from).exists():
+            raise FileNotFoundError(
+                f"{init_from} does not exist: cdetr train --config {name} makes it; or give other weights with --init_from"
+            )
 
 
 def _first_of(names: list[str]) -> str:
