@@ -28,6 +28,8 @@ from conditional_detr.models.family import Family
 from conditional_detr.models.pretrained import PretrainedModel
 from conditional_detr.models.segmenter import SegmentationModel
 
+from . import peaks
+
 # ------------------------------------------------------------------------------------------------ the reference point
 
 
@@ -163,6 +165,8 @@ VARIANTS: dict[str, tuple[type[Decoder], type[FamilyConfig], float | None]] = {
 NAMES_BESIDE = (
     Row("model.decoder.points", "=", "transformer.decoder.points"),
     Row("model.decoder.ref_point_head.layers.*", "=", "transformer.decoder.ref_point_head.layers.*"),
+    Row("model.decoder.cell_score.*", "=", "transformer.decoder.cell_score.*"),
+    Row("model.decoder.place.layers.*", "=", "transformer.decoder.place.layers.*"),
 )
 
 
@@ -170,7 +174,13 @@ def register(name: str) -> None:
     """Make a variant a family of this process, to be named in a recipe's `model` section, as its `family`."""
     if name in CONFIG_CLASSES:
         return
-    decoder, base, _ = VARIANTS[name]
+    model_base, detector_base = DetectionModel, ObjectDetectionModel
+    decoder: type[Decoder]
+    if name in peaks.VARIANTS:
+        decoder, base = peaks.VARIANTS[name], ConditionalDetrConfig
+        model_base, detector_base = peaks.CellModel, peaks.CellDetector
+    else:
+        decoder, base, _ = VARIANTS[name]
     kin = conditional_detr if issubclass(decoder, ConditionalDetrDecoder) else detr
     names = name_table(name, (*(row for row in NAMES_BESIDE if row not in kin.NAMES.rows), *kin.NAMES.rows))
 
@@ -178,10 +188,10 @@ def register(name: str) -> None:
         model_type: ClassVar[str] = name
         family_name: ClassVar[str] = name
 
-    class Model(DetectionModel, PretrainedModel):
+    class Model(model_base, PretrainedModel):  # type: ignore[misc,valid-type]
         config_class, weight_names, decoder_class = Config, names, decoder
 
-    class Detector(ObjectDetectionModel, PretrainedModel):
+    class Detector(detector_base, PretrainedModel):  # type: ignore[misc,valid-type]
         config_class, weight_names, model_class = Config, names, Model
 
     class Segmenter(SegmentationModel, PretrainedModel):

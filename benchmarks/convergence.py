@@ -2,6 +2,7 @@
 
     --experiment models       DETR, Conditional DETR, Conditional DETR with four groups of queries
     --experiment ablations    the variants of the paper's ablations, between the two families
+    --experiment queries      reference points learned, and chosen from the picture (peaks.py)
 
 Every model is trained with two learning rates on the first seed, and with the better one on the others. A run stands in a
 folder of its own and is continued where it was stopped, so the command can be ended at any time and given again. What is
@@ -27,7 +28,7 @@ from conditional_detr.data.scenes import generate_scenes
 from conditional_detr.train.loop import train
 from conditional_detr.train.recipe import Recipe, find_recipe, read_recipe
 
-from . import ablations
+from . import ablations, peaks
 from .measure import machine
 
 GROUPS = 4
@@ -90,7 +91,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "conditional_detr": {"family": "conditional_detr", "query_groups": 1},
     "conditional_detr_groups": {"family": "conditional_detr", "query_groups": GROUPS},
 }
-EXPERIMENTS = {"models": list(MODELS), "ablations": ["detr", *ablations.VARIANTS, "conditional_detr"]}
+EXPERIMENTS = {
+    "models": list(MODELS),
+    "ablations": ["detr", *ablations.VARIANTS, "conditional_detr"],
+    "queries": ["conditional_detr", *peaks.VARIANTS],
+}
 
 
 class Run(NamedTuple):
@@ -135,7 +140,7 @@ def recipe_of(run: Run, output: Path, epochs: int) -> Recipe:
 
 def train_one(run: Run, output: Path, epochs: int) -> None:
     """Train a run in this process."""
-    if run.model in ablations.VARIANTS:
+    if run.model not in MODELS:
         ablations.register(run.model)
     train(recipe_of(run, output, epochs))
 

@@ -33,7 +33,7 @@ def detector(name):
 
 VARIANTS = [
     "reference_at_origin", "reference_learned", "spatial_query_of_content", "spatial_query_of_scale", "spatial_query_of_position", "scalar",
-    "blocks", "matrix", "detr_offset", "detr_focal", "detr_offset_focal",
+    "blocks", "matrix", "detr_offset", "detr_focal", "detr_offset_focal", "chosen_cells", "peaks", "peaks_with_content",
 ]  # fmt: skip
 
 
@@ -70,6 +70,20 @@ def test_a_diagonal_matrix_is_the_models_own_transformation(ablations):
     pixels = torch.randn(1, 3, 32, 48, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(full.eval()(pixels).logits, ours.eval()(pixels).logits, rtol=0, atol=1e-10)
+
+
+@pytest.mark.numeric
+def test_queries_chosen_from_the_picture_do_not_depend_on_padding(ablations):
+    ablations.register("peaks")
+    model = randomise(detector("peaks")).double().eval()
+    pixels = torch.randn(1, 3, 32, 48, dtype=torch.float64)
+    canvas, mask = torch.zeros(2, 3, 64, 64, dtype=torch.float64), torch.zeros(2, 64, 64)
+    canvas[0, :, :32, :48], canvas[1] = pixels[0], 1
+    mask[0, :32, :48], mask[1] = 1, 1
+    with torch.no_grad():
+        alone, padded = model(pixels), model(canvas, mask)
+    torch.testing.assert_close(padded.logits[:1], alone.logits, rtol=0, atol=1e-9)
+    torch.testing.assert_close(padded.pred_boxes[:1], alone.pred_boxes, rtol=0, atol=1e-9)
 
 
 def test_epochs_to_an_ap_lie_between_the_evaluations_around_it(ablations):
